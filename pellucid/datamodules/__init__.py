@@ -1,0 +1,1 @@
+"""Data modules: shared image data with what is known about the images."""

@@ -1,0 +1,205 @@
+"""What all data modules share: splits, seeds, sampling and loaders."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal, cast, get_args
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from pellucid.batch import Batch
+
+Split = Literal["train", "val", "test", "all"]
+"""``all`` is every image of the data set once, as it looks in evaluation."""
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class EpochSampler(Sampler[int]):
+    """A shuffle that is a function of seed and epoch alone.
+
+    A resumed run therefore sees the images in the order of the run that was not interrupted.
+    Positions carry the epoch (``epoch * length + index``), so that :class:`SeededDataset` can seed
+    an augmentation in any worker.
+
+    Args:
+        length: Number of items.
+        seed: Seed of the shuffle.
+    """
+
+    def __init__(self, length: int, seed: int = 0) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the shuffle; Lightning calls this before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+        order = torch.randperm(self.length, generator=generator)
+        return iter((order + self.epoch * self.length).tolist())
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class SeededDataset(Dataset[Batch]):
+    """Makes each item a function of seed, epoch and index, whichever process asks for it.
+
+    Args:
+        dataset: A data set of batch items; its random choices must come from torch's global
+            generator, as those of ``torchvision.transforms.v2`` do.
+        seed: Seed of the choices.
+    """
+
+    def __init__(self, dataset: Dataset[Batch], seed: int = 0) -> None:
+        self.dataset, self.seed = dataset, seed
+        self.length = len(dataset)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, position: int) -> Batch:
+        epoch, index = divmod(position, self.length)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_mix(self.seed, epoch, index))
+            return self.dataset[index]
+
+
+def _mix(*numbers: int) -> int:
+    """One well-spread 63-bit seed from several numbers (splitmix64 over their sequence)."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1
+
+
+class ImageDataModule(pl.LightningDataModule, ABC):
+    """Base of all data modules: subclasses only say what a split's data set is.
+
+    Args:
+        image_size: Height and width of the images in pixels.
+        batch_size: Images per batch and device.
+        num_workers: Processes that load images; 0 loads in the training process.
+        seed: Seed of shuffling and augmentation.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"image", "index"})
+    """Batch fields that the data can have. An instance may set it to fewer."""
+
+    mean: Sequence[float] = IMAGENET_MEAN
+    """Mean of each channel that images are normalised with, of values in [0, 1]."""
+    std: Sequence[float] = IMAGENET_STD
+    """Standard deviation of each channel, likewise."""
+
+    augments: bool = False
+    """Whether training images change from epoch to epoch."""
+
+    def __init__(
+        self, image_size: int, batch_size: int = 32, num_workers: int = 0, seed: int = 0
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("image_size", image_size, 1),
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        self.image_size, self.batch_size = image_size, batch_size
+        self.num_workers, self.seed = num_workers, seed
+        self._datasets: dict[Split, SeededDataset] = {}
+
+    @abstractmethod
+    def make_dataset(self, split: Split) -> Dataset[Batch]:
+        """The data set of a split; its items are batch dictionaries without the batch axis."""
+
+    @property
+    @abstractmethod
+    def class_names(self) -> Sequence[str]:
+        """Names of the categories, in the order of ``label``."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of categories. One category and its negatives count as two."""
+        return len(self.class_names)
+
+    @property
+    def part_names(self) -> Sequence[str]:
+        """Names of the landmarks, in the order of ``parts``; empty where there are none."""
+        return ()
+
+    def transform_image(self, image: Image.Image) -> Tensor:
+        """Prepare a user's own image as a test image is prepared.
+
+        Args:
+            image: Any PIL image.
+
+        Returns:
+            (C, H, W) float, resized to ``image_size`` squared and normalised.
+        """
+        from torchvision.transforms.v2 import functional as F
+
+        resized = F.resize(
+            F.pil_to_tensor(image.convert("RGB")), [self.image_size] * 2, antialias=True
+        )
+        return cast(
+            Tensor,
+            F.normalize(F.to_dtype(resized, torch.float32, scale=True), self.mean, self.std),
+        )
+
+    def dataset(self, split: Split) -> SeededDataset:
+        """The data set of a split, made once."""
+        if split not in self._datasets:
+            self._datasets[split] = SeededDataset(self.make_dataset(split), self.seed)
+        return self._datasets[split]
+
+    def dataloader(self, split: Split, *, shuffle: bool = False) -> DataLoader[Batch]:
+        """A loader over a split.
+
+        Args:
+            split: Which images.
+            shuffle: Whether the order changes with each epoch; also drops a last batch of one
+                image, on which batch normalisation cannot train.
+        """
+        dataset = self.dataset(split)
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=EpochSampler(len(dataset), self.seed) if shuffle else None,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            drop_last=shuffle and len(dataset) % self.batch_size == 1 and len(dataset) > 1,
+            collate_fn=collate,
+        )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled training images."""
+        return self.dataloader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Validation images in order."""
+        return self.dataloader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Test images in order."""
+        return self.dataloader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Test images in order."""
+        return self.dataloader("test")
+
+
+def collate(items: list[Any]) -> Batch:
+    """Stack items to a batch of plain tensors."""
+    return cast(Batch, default_collate(items))

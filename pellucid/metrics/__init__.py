@@ -1,0 +1,1 @@
+"""Interpretability metrics: a pure function and a torchmetrics class each."""

@@ -1,0 +1,1 @@
+"""Interpretable models as Lightning modules."""

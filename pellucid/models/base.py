@@ -1,0 +1,134 @@
+"""What all models share: steps that log themselves, metrics per stage, an explanation."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from pellucid.batch import Batch, check_batch
+from pellucid.models.explanation import Explanation
+
+Stage = Literal["train", "val", "test", "all"]
+
+
+class InterpretableModel(pl.LightningModule, ABC):
+    """Base of all models.
+
+    A subclass implements :meth:`step` and :meth:`explain`, builds its own submodules from plain
+    constructor arguments and calls ``save_hyperparameters()``, so that a checkpoint alone rebuilds
+    it.
+    """
+
+    requires: ClassVar[frozenset[str]] = frozenset({"image"})
+    """Batch fields without which the model cannot train."""
+    monitor: ClassVar[str] = "val/loss"
+    """Figure by which the best checkpoint is chosen."""
+    mode: ClassVar[Literal["min", "max"]] = "min"
+    """Whether a smaller or a larger ``monitor`` is better."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage_metrics = nn.ModuleDict()
+        self.skipped_metrics: dict[str, str] = {}
+        self._test_stage: Stage = "test"
+
+    @abstractmethod
+    def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        """One batch.
+
+        Args:
+            batch: The batch.
+            stage: ``train``, ``val``, ``test``, or ``all`` for every image of the data set.
+
+        Returns:
+            ``loss``, to be differentiated, and any other tensors. Every scalar is logged as
+            ``stage/name``; the rest is for :meth:`update_metrics`.
+        """
+
+    @abstractmethod
+    def explain(self, batch: Batch, target: Tensor | None = None) -> Explanation:
+        """The model's own explanation of a batch.
+
+        Args:
+            batch: The batch; needs ``image`` only.
+            target: (B,) int64, the class whose score is explained; None: the predicted one.
+        """
+
+    def make_metrics(self, data: Any) -> Mapping[str, Metric]:
+        """Metrics of one stage, new ones at each call.
+
+        Args:
+            data: The data module. Where it lacks what a metric needs, leave the metric out and say
+                why in ``self.skipped_metrics[name]``.
+        """
+        return {}
+
+    def update_metrics(
+        self, metrics: Mapping[str, Metric], outputs: dict[str, Tensor], batch: Batch
+    ) -> None:
+        """Give one batch to the metrics of its stage.
+
+        Args:
+            metrics: What :meth:`make_metrics` returned.
+            outputs: What :meth:`step` returned, detached.
+            batch: The batch.
+        """
+
+    def setup(self, stage: str) -> None:
+        """Build the metrics from what the data module provides."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None or len(self.stage_metrics):
+            return
+        for name in ("train", "val", "test", "all"):
+            self.stage_metrics[name] = nn.ModuleDict(self.make_metrics(data)).to(self.device)
+
+    def metrics_of(self, stage: Stage) -> dict[str, Metric]:
+        """The metrics of a stage by name; empty before :meth:`setup`."""
+        if stage not in self.stage_metrics:
+            return {}
+        return dict(self.stage_metrics[stage].items())  # type: ignore[operator]
+
+    @contextmanager
+    def testing_on(self, stage: Stage) -> Iterator[None]:
+        """Log what ``trainer.test`` finds under another stage's name."""
+        before, self._test_stage = self._test_stage, stage
+        try:
+            yield
+        finally:
+            self._test_stage = before
+
+    def _step_and_log(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        outputs = self.step(batch, stage)
+        size = len(batch["image"])
+        scalars = {f"{stage}/{k}": v.detach() for k, v in outputs.items() if v.ndim == 0}
+        self.log_dict(
+            scalars, batch_size=size, on_step=False, on_epoch=True, sync_dist=stage != "train"
+        )
+        if metrics := self.metrics_of(stage):
+            detached = {k: v.detach() for k, v in outputs.items()}
+            self.update_metrics(metrics, detached, batch)
+            for name, metric in metrics.items():
+                self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=size)
+        return outputs
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Lightning's hook."""
+        if self.global_step == 0 and batch_idx == 0:
+            check_batch(batch, self.requires)
+        return self._step_and_log(batch, "train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Lightning's hook."""
+        self._step_and_log(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Lightning's hook."""
+        self._step_and_log(batch, self._test_stage)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Explanation:
+        """Lightning's hook: explanations, which hold the scores."""
+        return self.explain(batch).to("cpu")
