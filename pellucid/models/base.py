@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
@@ -58,12 +58,13 @@ class InterpretableModel(pl.LightningModule, ABC):
             target: (B,) int64, the class whose score is explained; None: the predicted one.
         """
 
-    def make_metrics(self, data: Any) -> Mapping[str, Metric]:
+    def make_metrics(self, data: Any, stage: Stage) -> Mapping[str, Metric]:
         """Metrics of one stage, new ones at each call.
 
         Args:
             data: The data module. Where it lacks what a metric needs, leave the metric out and say
                 why in ``self.skipped_metrics[name]``.
+            stage: The stage; training may do with fewer.
         """
         return {}
 
@@ -83,14 +84,17 @@ class InterpretableModel(pl.LightningModule, ABC):
         data = getattr(self.trainer, "datamodule", None)
         if data is None or len(self.stage_metrics):
             return
-        for name in ("train", "val", "test", "all"):
-            self.stage_metrics[name] = nn.ModuleDict(self.make_metrics(data)).to(self.device)
+        stages: tuple[Stage, ...] = get_args(Stage)
+        for name in stages:
+            metrics = nn.ModuleDict(self.make_metrics(data, name)).to(self.device)
+            # A ModuleDict takes no key that is a method's name, as "train" is.
+            self.stage_metrics[f"on_{name}"] = metrics
 
     def metrics_of(self, stage: Stage) -> dict[str, Metric]:
         """The metrics of a stage by name; empty before :meth:`setup`."""
-        if stage not in self.stage_metrics:
+        if f"on_{stage}" not in self.stage_metrics:
             return {}
-        return dict(self.stage_metrics[stage].items())  # type: ignore[operator]
+        return dict(self.stage_metrics[f"on_{stage}"].items())  # type: ignore[operator]
 
     @contextmanager
     def testing_on(self, stage: Stage) -> Iterator[None]:

@@ -40,4 +40,4 @@ class Explanation:
             for f in fields(self)
             if isinstance(getattr(self, f.name), Tensor)
         }
-        return replace(self, **moved)  # type: ignore[arg-type]
+        return replace(self, **moved)

@@ -1,1 +1,1 @@
-"""The report of a run as one page."""
+"""The report of a run as one page, and the pictures in it."""

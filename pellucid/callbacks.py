@@ -1,0 +1,197 @@
+"""What watches over a run: its losses, its monitors, its speed."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pellucid.errors import RunFailure, UserError, nearest
+from pellucid.resume import Checkpoint, random_state, set_random_state
+
+
+class FiniteLoss(Callback):
+    """Stops the run before a loss or gradient that is not finite reaches the weights.
+
+    Every scalar that the model's ``step`` returns in training is looked at, so that the message
+    can name the term. Costs one read from the device per step.
+    """
+
+    def __init__(self) -> None:
+        self._step: Callable[..., dict[str, Tensor]] | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at what ``step`` returns: no hook of Lightning's sees it before the gradients."""
+        step: Any = pl_module.step
+        self._step = step
+
+        def checked(batch: Any, stage: str) -> dict[str, Tensor]:
+            outputs: dict[str, Tensor] = step(batch, stage)
+            if stage == "train":
+                self.check(trainer, outputs)
+            return outputs
+
+        object.__setattr__(pl_module, "step", checked)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the model its own method back."""
+        self._give_back(pl_module)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Likewise: a run that fails has no teardown."""
+        self._give_back(pl_module)
+
+    def _give_back(self, pl_module: pl.LightningModule) -> None:
+        if self._step is not None:
+            object.__delattr__(pl_module, "step")
+            self._step = None
+
+    def check(self, trainer: pl.Trainer, outputs: Mapping[str, Tensor]) -> None:
+        """Raise if a scalar is not finite.
+
+        Args:
+            trainer: For the place in the run.
+            outputs: What ``step`` returned.
+
+        Raises:
+            RunFailure: Names the terms.
+        """
+        scalars = {k: v.detach().float() for k, v in outputs.items() if v.ndim == 0}
+        if not scalars or bool(torch.stack(list(scalars.values())).isfinite().all()):
+            return
+        wrong = {k: v.item() for k, v in scalars.items() if not bool(v.isfinite())}
+        # The loss is a sum of the terms: it is named only where none of them is to blame.
+        terms = {k: v for k, v in wrong.items() if k != "loss"} or wrong
+        names = ", ".join(f"{k} is {v}" for k, v in terms.items())
+        self._stop(trainer, f"the loss is not finite: {names}")
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """A finite loss can have a gradient that is not."""
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return  # Half precision scales the loss until some gradients overflow, and skips them.
+        named = [(n, p.grad) for n, p in pl_module.named_parameters() if p.grad is not None]
+        if not named:
+            return
+        norms = torch._foreach_norm([grad.detach() for _, grad in named])
+        if bool(torch.stack([norm.float() for norm in norms]).isfinite().all()):
+            return
+        wrong = [name for name, grad in named if not bool(grad.isfinite().all())]
+        where = f"{', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''}" or "too large a norm"
+        self._stop(trainer, f"the gradient is not finite: {where}")
+
+    def _stop(self, trainer: pl.Trainer, problem: str) -> None:
+        place = f"epoch {trainer.current_epoch}, step {trainer.global_step}"
+        last = [c.path for c in trainer.checkpoint_callbacks if isinstance(c, Checkpoint)]
+        kept = [path for path in last if path.is_file()]
+        end = f"the last good checkpoint is {kept[-1]}" if kept else "no epoch was complete yet"
+        raise RunFailure(f"{problem} ({place}); a smaller model.lr may help. {end}")
+
+
+class CheckMonitors(Callback):
+    """Refuses, before training, to watch a figure that will never be logged."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look for the figure of each callback that watches one."""
+        known: set[str] | None = None
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            monitor = getattr(callback, "monitor", None)
+            if not isinstance(monitor, str):
+                continue
+            stage, _, name = monitor.partition("/")
+            model: Any = pl_module
+            if name in model.skipped_metrics:
+                reason = model.skipped_metrics[name]
+                raise UserError(
+                    "monitor", f"{monitor!r} is not measured here: {reason}; choose another figure"
+                )
+            if stage in ("train", "val") and name in model.metrics_of(stage):
+                continue
+            if known is None:
+                known = self._figures(trainer, model)
+            if monitor not in known:
+                raise UserError("monitor", f"no figure {monitor!r}; {nearest(monitor, known)}")
+
+    @staticmethod
+    def _figures(trainer: pl.Trainer, model: Any) -> set[str]:
+        """All figures of an epoch: those of the metrics, and the scalars of one batch."""
+        batch = next(iter(trainer.datamodule.val_dataloader()))  # type: ignore[attr-defined]
+        batch = trainer.strategy.batch_to_device(batch)
+        training = model.training
+        before = random_state()
+        with torch.no_grad(), trainer.precision_plugin.val_step_context():
+            outputs = model.eval().step(batch, "val")
+        set_random_state(before)
+        model.train(training)
+        names = {name for name, value in outputs.items() if value.ndim == 0}
+        names |= {name for stage in ("train", "val") for name in model.metrics_of(stage)}
+        return {f"{stage}/{name}" for stage in ("train", "val") for name in names}
+
+
+class Stopwatch(Callback):
+    """Measures a fit: ``seconds`` in all, and training images a second, validation left out."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.images = 0
+        self._training = 0.0
+        self._fit_start = self._epoch_start = 0.0
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Training images a second over all processes; None if nothing was trained."""
+        return self.images / self._training if self._training else None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start."""
+        self._fit_start = time.perf_counter()
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop."""
+        self.seconds = time.perf_counter() - self._fit_start
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start of an epoch's training."""
+        self._epoch_start = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count the batch."""
+        now = time.perf_counter()
+        self.images += len(batch["image"]) * trainer.world_size
+        self._training += now - self._epoch_start
+        self._epoch_start = now
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the validation out, also where it runs within an epoch."""
+        self._epoch_start = time.perf_counter()
+
+
+class UnitFigures(Callback):
+    """Keeps what the metrics of a test say of each unit, before Lightning resets them."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, Tensor] = {}
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Read the figures; runs on every process, as reading them may gather over all."""
+        model: Any = pl_module
+        metrics = model.metrics_of(model._test_stage)
+        self.figures = {
+            name: metric.per_unit().detach().cpu()
+            for name, metric in metrics.items()
+            if callable(getattr(metric, "per_unit", None))
+        }

@@ -1,0 +1,183 @@
+"""The commands that look at finished runs: ``explain`` and ``report``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from pellucid.analysis.units import denormalise
+from pellucid.checkpoint import check_fits, read_checkpoint, run_directory_of
+from pellucid.cli import Parser
+from pellucid.cli.options import PellucidCLI
+from pellucid.cli.run import check_data, quiet
+from pellucid.datamodules.base import ImageDataModule
+from pellucid.errors import UserError
+from pellucid.models.base import InterpretableModel
+from pellucid.models.explanation import Explanation
+from pellucid.report.page import build_report
+from pellucid.report.pictures import draw_explanation
+
+_DEFAULT_IMAGES = 6
+_LISTED_UNITS = 8
+
+
+def report(words: Sequence[str]) -> None:
+    """Write the page of one run, or the comparison of several.
+
+    Args:
+        words: The words after the command.
+
+    Raises:
+        UserError: If a run is not a directory, or the page cannot be written.
+    """
+    parser = Parser(prog="pellucid report", description="The page of one run or of several.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="a run directory")
+    parser.add_argument("--output", type=Path, help="the page; default: report.html beside the run")
+    parsed = parser.parse_args(list(words))
+    try:
+        print(build_report(parsed.runs, parsed.output))
+    except (ValueError, OSError) as error:
+        raise UserError("report", str(error)) from error
+
+
+def explain(words: Sequence[str]) -> None:
+    """Draw a trained model's own explanation of images, and print it as a table.
+
+    Args:
+        words: The words after the command.
+
+    Raises:
+        UserError: If the run, the checkpoint or an image cannot be read.
+    """
+    parser = Parser(
+        prog="pellucid explain",
+        description="A model's own explanation of images.",
+        epilog="Options of the config, such as --data.root DIR, can follow.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", metavar="RUN|CHECKPOINT", type=Path)
+    parser.add_argument("--images", nargs="+", type=Path, default=[], metavar="FILE")
+    parser.add_argument("--output", type=Path, help="directory; default: explanations in the run")
+    parser.add_argument(
+        "--config", help="the config, for a checkpoint that does not lie in its run's directory"
+    )
+    parsed, extra = parser.parse_known_args(list(words))
+    run, checkpoint = _find(parsed.run, parsed.config)
+    config = parsed.config or str(run / "config.yaml")
+    with quiet():
+        cli = PellucidCLI("explain", ["--config", config, *extra])
+        content = read_checkpoint(checkpoint, "explain")
+        check_fits(content, cli.model, cli.datamodule)
+        cli.model.load_state_dict(content["state_dict"])
+        names, images = _images(cli.datamodule, parsed.images)
+        output = parsed.output or run / "explanations"
+        _explain(cli.model.eval(), cli.datamodule, names, images, output)
+
+
+def _find(path: Path, config: str | None) -> tuple[Path, Path]:
+    """The run directory and the checkpoint that a path means."""
+    if path.is_dir():
+        checkpoint = path / "checkpoints" / "best.ckpt"
+        if not (path / "config.yaml").is_file():
+            raise UserError("explain", f"{path} is not a run directory: it has no config.yaml")
+        if not checkpoint.is_file():
+            raise UserError("explain", f"{path} has no checkpoints/best.ckpt: give a checkpoint")
+        return path, checkpoint
+    if not path.is_file():
+        raise UserError("explain", f"there is no run directory and no checkpoint {path}")
+    run = run_directory_of(path)
+    if run is None and config is None:
+        raise UserError("explain", f"{path} lies in no run directory: give its --config")
+    return run or path.parent, path
+
+
+def _images(data: ImageDataModule, files: Sequence[Path]) -> tuple[list[str], Tensor]:
+    """Names and prepared images, (B, C, H, W): those given, or the first of the test split."""
+    if files:
+        images = []
+        for file in files:
+            try:
+                with Image.open(file) as image:
+                    images.append(data.transform_image(image))
+            except (OSError, UnidentifiedImageError, ValueError) as error:
+                problem = "no such file" if not file.is_file() else f"not an image ({error})"
+                raise UserError("--images", f"{file}: {problem}") from error
+        return [_unique(file, files) for file in files], torch.stack(images)
+    check_data(data, ("test",))
+    dataset = data.dataset("test")
+    # Spread over the split, which may be sorted by class.
+    count = min(_DEFAULT_IMAGES, len(dataset))
+    chosen = [int(i * len(dataset) / count) for i in range(count)]
+    batch = default_collate([dataset[i]["image"] for i in chosen])
+    return [f"test_{i:05d}" for i in chosen], batch
+
+
+def _unique(file: Path, files: Sequence[Path]) -> str:
+    same = [other for other in files if other.stem == file.stem]
+    return file.stem if len(same) == 1 else f"{file.stem}_{files.index(file)}"
+
+
+def _explain(
+    model: InterpretableModel,
+    data: ImageDataModule,
+    names: Sequence[str],
+    images: Tensor,
+    output: Path,
+) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError("--output", f"cannot make {output}: {error.strerror}") from error
+    for name, image in zip(names, images, strict=True):
+        with torch.no_grad():
+            explanation = model.explain({"image": image[None]}).to("cpu")
+        picture = draw_explanation(
+            denormalise(image, data.mean, data.std).numpy(), explanation, 0, data.class_names
+        )
+        path = output / f"{name}.png"
+        Image.fromarray(picture).save(path)
+        print(f"{name}: {table(explanation, 0, data.class_names)}\n  {path}\n")
+
+
+def table(explanation: Explanation, i: int, class_names: Sequence[str] = ()) -> str:
+    """One image's explanation as text: which units fired where, and what each contributed.
+
+    Args:
+        explanation: Of a batch.
+        i: Number of the image in the batch.
+        class_names: Names of the scores.
+    """
+    target = int(explanation.target[i])
+    label = class_names[target] if target < len(class_names) else f"class {target}"
+    scores = explanation.scores[i]
+    # One logit stands for one category against its negatives.
+    score = float(scores[target]) if len(scores) > target else float(scores[0])
+    unit = explanation.contribution_unit
+    lines = [f"{label}, score {score:.3f} {unit}"]
+    maps, positions = explanation.maps, explanation.positions
+    contributions = explanation.contributions
+    ranked = contributions if contributions is not None else None
+    if ranked is None and maps is not None:
+        ranked = maps.amax((-2, -1))
+    if ranked is None:
+        return lines[0]
+    lines.append(f"  {'unit':<24}{'x':>8}{'y':>8}{'peak':>10}{'adds':>10}")
+    order = ranked[i].abs().argsort(descending=True).tolist()
+    for u in order[:_LISTED_UNITS]:
+        name = explanation.unit_names[u] if u < len(explanation.unit_names) else f"unit {u}"
+        x, y = positions[i, u].tolist() if positions is not None else (float("nan"),) * 2
+        peak = float(maps[i, u].max()) if maps is not None else float("nan")
+        adds = f"{float(contributions[i, u]):>+10.3f}" if contributions is not None else f"{'':>10}"
+        lines.append(f"  {name:<24}{x:>8.1f}{y:>8.1f}{peak:>10.3f}{adds}")
+    if contributions is not None:
+        rest = float(contributions[i, order[_LISTED_UNITS:]].sum())
+        if count := len(order[_LISTED_UNITS:]):
+            lines.append(f"  {f'{count} other units':<24}{rest:>+36.3f}")
+        if explanation.bias is not None:
+            lines.append(f"  {'bias':<24}{float(explanation.bias[i]):>+36.3f}")
+            total = float(contributions[i].sum() + explanation.bias[i])
+            lines.append(f"  {'sum':<24}{total:>+36.3f}")
+    return "\n".join(lines)

@@ -1,0 +1,168 @@
+"""The options of the trainer's commands, and the objects that are built from them."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Callback, ProgressBar, TQDMProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from pellucid.cli import settings as given
+from pellucid.cli.classes import constructor, load_class
+from pellucid.cli.values import explain_parse_error
+from pellucid.datamodules.base import ImageDataModule
+from pellucid.errors import UserError
+from pellucid.models.base import InterpretableModel
+
+
+class PellucidCLI(LightningCLI):
+    """Parses a command's options; builds data, model and trainer in this order.
+
+    Args:
+        command: One of ``fit``, ``run``, ``validate``, ``test``, ``predict``.
+        words: The words after it.
+    """
+
+    datamodule: ImageDataModule
+    model: InterpretableModel
+
+    def __init__(self, command: str, words: Sequence[str]) -> None:
+        self.command = command
+        self.given = given.read_settings(words)
+        if "--help" not in self.given.words:
+            given.check_names(self.given)
+        super().__init__(
+            InterpretableModel,
+            ImageDataModule,
+            save_config_callback=None,
+            trainer_defaults={"num_sanity_val_steps": 0, "enable_model_summary": False},
+            seed_everything_default=0,
+            parser_kwargs={
+                "prog": f"pellucid {command}",
+                "exit_on_error": False,
+                "allow_abbrev": False,
+                "description": None,
+            },
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=self.given.words,
+            run=False,
+            auto_configure_optimizers=False,
+            # Constructors take plain values and save them themselves.
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Options beside those of Lightning."""
+        add = parser.add_argument
+        types = given.OPTIONS
+        add("--run_root", type=str, default="runs", help="Directory of all runs.")
+        add(
+            "--experiment",
+            type=types["experiment"],
+            help="Name of the experiment; by default that of the config file.",
+        )
+        add(
+            "--logger",
+            type=types["logger"],
+            default=[],
+            help="Loggers beside CSV: wandb, tensorboard. Can be given more than once.",
+        )
+        add("--ckpt_path", type=types["ckpt_path"], help="Checkpoint to go on from, or to measure.")
+        add(
+            "--monitor",
+            type=types["monitor"],
+            help="Figure by which best.ckpt is chosen; by default the model's own.",
+        )
+        add("--mode", type=types["mode"], help="Whether a small or a large monitor is good.")
+        parser.link_arguments(
+            "data", "model.init_args.num_classes", lambda d: d.num_classes, apply_on="instantiate"
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; what is wrong is told in one line."""
+        try:
+            self.config = parser.parse_args(args)
+        except Exception as error:
+            raise explain_parse_error(self.given, str(error)) from error
+
+    def instantiate_classes(self) -> None:
+        """Build the data, then the model, which takes its number of classes from the data."""
+        self.datamodule = self._build("data")
+        self.model = self._build("model")
+        given.check_fields(self.model, self.datamodule)
+
+    def _build(self, key: Literal["data", "model"]) -> Any:
+        class_ = load_class(key, self.given.values)
+        section = self.config[key]
+        options = {**as_dict(section.get("init_args")), **as_dict(section.get("dict_kwargs"))}
+        if key == "model" and "num_classes" in constructor(class_)[0]:
+            number = self.datamodule.num_classes
+            if (own := options.get("num_classes")) not in (None, number):
+                raise UserError(
+                    "model.num_classes",
+                    f"{class_.__name__} is given {own}, {type(self.datamodule).__name__} has "
+                    f"{number}: leave it out, it is taken from the data",
+                )
+            options["num_classes"] = number
+        try:
+            return class_(**options)
+        except Exception as error:
+            raise blame(key, options, error) from error
+
+    def make_trainer(self, callbacks: Sequence[Callback], loggers: Sequence[Any]) -> Trainer:
+        """Build the trainer.
+
+        Args:
+            callbacks: Those of the run, beside the user's.
+            loggers: Likewise.
+
+        Raises:
+            UserError: If Lightning refuses an option.
+        """
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(
+            Trainer, "trainer", fail_untyped=False, instantiate=False, sub_configs=True
+        )
+        # jsonargparse 4.49 renamed it.
+        instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+        try:
+            options = as_dict(instantiate(Namespace(trainer=self.config.trainer)).trainer)
+            own = options["callbacks"] or []
+            own = list(own) if isinstance(own, list | tuple) else [own]
+            if options["enable_progress_bar"] is not False and not any(
+                isinstance(callback, ProgressBar) for callback in own
+            ):
+                own.append(TQDMProgressBar())
+            extra = options["logger"] or []
+            extra = [] if extra is True else extra
+            extra = list(extra) if isinstance(extra, list | tuple) else [extra]
+            options |= {"callbacks": [*own, *callbacks], "logger": [*loggers, *extra]}
+            return Trainer(**options)
+        except Exception as error:
+            raise blame("trainer", as_dict(self.config.trainer), error) from error
+
+    def complete_config(self) -> dict[str, Any]:
+        """All options, so that a run can be repeated from them; without the checkpoint."""
+        config = given.plain(self.config)
+        config.pop("config", None)
+        config["ckpt_path"] = None
+        config["model"].get("init_args", {}).pop("num_classes", None)
+        return config
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """A part of a parsed config as a dictionary; empty for one that is not given."""
+    return {} if value is None else dict(value.as_dict() if hasattr(value, "as_dict") else value)
+
+
+def blame(key: str, options: dict[str, Any], error: Exception) -> UserError:
+    """Name the option that a constructor's message begins with."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    text = text or type(error).__name__
+    first = text.split(maxsplit=1)[0].strip("`'\":,")
+    if first in options:
+        return UserError("", f"{key}.{text.lstrip('`')}")
+    named = [name for name in options if f"`{name}=" in text or f"`Trainer({name}=" in text]
+    return UserError(f"{key}.{named[0]}" if named else key, text)

@@ -1,0 +1,80 @@
+"""The figures of a run: ``results.json`` and the table at its end."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pellucid.callbacks import Stopwatch
+from pellucid.checkpoint import class_path
+
+if TYPE_CHECKING:
+    from pellucid.cli.options import PellucidCLI
+
+_PACKAGES = ("pellucid", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy")
+
+
+def write_results(
+    directory: Path, cli: "PellucidCLI", metrics: Mapping[str, float], stopwatch: Stopwatch
+) -> Path:
+    """Write ``results.json``.
+
+    Args:
+        directory: The run; its ``config.yaml`` is there already.
+        cli: The options, model and data of the run.
+        metrics: Figures by ``stage/name``, in SI units or fractions.
+        stopwatch: What the fit took.
+    """
+    config = (directory / "config.yaml").read_bytes()
+    results = {
+        "experiment": cli.config.experiment,
+        "model": class_path(cli.model),
+        "data": class_path(cli.datamodule),
+        "seed": cli.config.seed_everything,
+        # JSON has no NaN, and a figure that is none says nothing.
+        "metrics": {
+            k: v if v == v and abs(v) != float("inf") else None for k, v in metrics.items()
+        },
+        "skipped": cli.model.skipped_metrics,
+        "fit_seconds": stopwatch.seconds,
+        "images_per_second": stopwatch.images_per_second,
+        "parameters": sum(parameter.numel() for parameter in cli.model.parameters()),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "config_sha256": hashlib.sha256(config).hexdigest(),
+    }
+    path = directory / "results.json"
+    path.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return path
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name.replace("-", "_")] = version(name)
+        except PackageNotFoundError:
+            # Run from a checkout that is not installed.
+            found[name.replace("-", "_")] = "not installed"
+    return found
+
+
+def summarise(metrics: Mapping[str, float], skipped: Mapping[str, str]) -> str:
+    """A table of figures, one column per stage.
+
+    Args:
+        metrics: By ``stage/name``.
+        skipped: Metrics that were not built, with the reason.
+    """
+    stages = list(dict.fromkeys(key.partition("/")[0] for key in metrics if "/" in key))
+    names = list(dict.fromkeys(key.partition("/")[2] for key in metrics if "/" in key))
+    width = max([len(name) for name in [*names, *skipped]], default=0) + 2
+    lines = [" " * width + "".join(f"{stage:>10}" for stage in stages)]
+    for name in names:
+        values = [metrics.get(f"{stage}/{name}") for stage in stages]
+        cells = "".join(f"{'' if v is None else f'{v:.4f}':>10}" for v in values)
+        lines.append(f"{name:<{width}}{cells}")
+    lines += [f"{name:<{width}}  not measured: {reason}" for name, reason in skipped.items()]
+    return "\n".join(lines)

@@ -1,0 +1,324 @@
+"""One command of the trainer, from the command line to the files of its run directory."""
+
+import csv
+import logging
+import os
+import signal
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Callback
+
+from pellucid.batch import BatchError
+from pellucid.callbacks import CheckMonitors, FiniteLoss, Stopwatch, UnitFigures
+from pellucid.checkpoint import check_fits, read_checkpoint, run_directory_of
+from pellucid.cli.options import PellucidCLI, as_dict, blame
+from pellucid.cli.results import summarise, write_results
+from pellucid.datamodules.base import ImageDataModule, Split
+from pellucid.errors import RunFailure, UserError, brief
+from pellucid.logging import make_loggers
+from pellucid.models.base import InterpretableModel
+from pellucid.resume import Checkpoint, RunState
+
+_RUN_DIRECTORY = "PELLUCID_RUN_DIRECTORY"
+
+# What a command needs of the data; all of it is made before training starts.
+_SPLITS: dict[str, tuple[Split, ...]] = {
+    "fit": ("train", "val"),
+    "run": ("train", "val", "test", "all"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("test",),
+}
+
+_NOISE = (
+    # Images are made or cached in memory in the data modules that have no workers on purpose.
+    ".*does not have many workers.*",
+    # Figures are logged per epoch, so the interval for steps does not matter.
+    ".*smaller than the logging interval.*",
+    # A resumed run goes on in its own directory, which is not empty then.
+    ".*exists and is not empty.*",
+    # Frozen layers keep their batch statistics on purpose.
+    ".*in eval mode at the start of training.*",
+    # `run` gives the loader of the images of all splits beside its own data module.
+    ".*Using `DistributedSampler` with the dataloaders.*",
+    # Two checkpoints are kept, best and last, and both are named wherever they are used.
+    ".*multiple `ModelCheckpoint`.*",
+    # Only a fit goes on with the callbacks of the checkpoint's run.
+    ".*callbacks used to create the checkpoint need to be provided.*",
+    # Lightning with a newer torch.
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+)
+
+
+def run_command(command: str, words: Sequence[str]) -> None:
+    """Run ``fit``, ``run``, ``validate``, ``test`` or ``predict``.
+
+    Args:
+        command: Which.
+        words: The words after it.
+
+    Raises:
+        UserError: If an option, a class, a file or a value is wrong.
+        RunFailure: If the loss was not finite, or memory ran out.
+    """
+    with quiet():
+        cli = PellucidCLI(command, words)
+        check_data(cli.datamodule, _SPLITS[command])
+        checkpoint = cli.config.ckpt_path
+        if checkpoint is not None:
+            check_fits(read_checkpoint(checkpoint), cli.model, cli.datamodule)
+        Run(cli).start()
+
+
+def check_data(data: ImageDataModule, splits: Sequence[Split]) -> None:
+    """Make the data sets that a command needs, so that broken files show before it starts.
+
+    Raises:
+        UserError: If one cannot be made or is empty.
+    """
+    try:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            data.prepare_data()
+        for split in splits:
+            if len(data.dataset(split)) == 0:
+                raise UserError("data", f"the {split} split of {type(data).__name__} is empty")
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError("data", str(error) or type(error).__name__) from error
+
+
+class Run:
+    """A run directory and what is written into it.
+
+    Args:
+        cli: The parsed options with data and model.
+    """
+
+    def __init__(self, cli: PellucidCLI) -> None:
+        self.cli, self.command, config = cli, cli.command, cli.config
+        self.trains = self.command in ("fit", "run")
+        if config.experiment is None:
+            config.experiment = cli.given.experiment() or type(cli.model).__name__.lower()
+        self.experiment: str = config.experiment
+        checkpoint = config.ckpt_path
+        self.resumed = run_directory_of(checkpoint) if checkpoint and self.trains else None
+        self.directory = self.resumed or self._choose_directory(Path(config.run_root))
+        folder = self.directory / "checkpoints"
+        monitor, mode = config.monitor or cli.model.monitor, config.mode or cli.model.mode
+        self.best = Checkpoint(folder, "best", monitor, mode)
+        self.last = Checkpoint(folder, "last")
+        self.stopwatch, self.units = Stopwatch(), UnitFigures()
+        callbacks: list[Callback] = []
+        if self.trains:
+            callbacks = [RunState(self.resumed is not None), FiniteLoss(), CheckMonitors()]
+            callbacks += [self.stopwatch, self.units, self.best, self.last]
+        loggers = make_loggers(config.logger, self.directory, self.experiment)
+        try:
+            self.trainer = cli.make_trainer(callbacks, loggers)
+        except UserError:
+            self._remove_if_empty()
+            raise
+
+    def _choose_directory(self, root: Path) -> Path:
+        """A directory that no other run has; the first process chooses for all."""
+        chosen = os.environ.get(_RUN_DIRECTORY)
+        if chosen and os.environ.get("LOCAL_RANK", "0") != "0":
+            return Path(chosen)
+        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        parent = (root / self.experiment).resolve()
+        if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 0:
+            # Started by torchrun or SLURM: the first process makes it, this one writes nothing.
+            return parent / stamp
+        number = 1
+        while True:
+            path = parent / (stamp if number == 1 else f"{stamp}-{number}")
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                number += 1
+            except OSError as error:
+                raise UserError("run_root", f"cannot make {path}: {error.strerror}") from error
+            else:
+                os.environ[_RUN_DIRECTORY] = str(path)
+                return path
+
+    def _remove_if_empty(self) -> None:
+        with suppress(OSError):
+            self.directory.rmdir()
+            self.directory.parent.rmdir()
+
+    def start(self) -> None:
+        """Do what the command says, and turn what can go wrong into one line."""
+        try:
+            if self.trainer.is_global_zero:
+                text = yaml.safe_dump(self.cli.complete_config(), sort_keys=False)
+                (self.directory / "config.yaml").write_text(text, encoding="utf-8")
+            self._say(f"{self.command}: {self.directory}")
+            getattr(self, f"_{self.command}")()
+        except (UserError, BatchError) as error:
+            self._discard()
+            if isinstance(error, BatchError):
+                raise UserError("data", str(error)) from error
+            raise
+        except (ValueError, TypeError, NotImplementedError, MisconfigurationException) as error:
+            if self.stopwatch.images or not self.trains:
+                raise
+            # Lightning and the model check some options only when a fit begins.
+            self._discard()
+            raise blame("trainer", as_dict(self.cli.config.trainer), error) from error
+        except torch.OutOfMemoryError as error:
+            raise RunFailure(
+                f"out of memory: a smaller data.batch_size may fit. {brief(str(error))}"
+            ) from error
+        except SystemExit:
+            # Lightning ends the process so after Ctrl-C.
+            self._say_how_to_go_on()
+            raise KeyboardInterrupt from None
+        except KeyboardInterrupt:
+            self._say_how_to_go_on()
+            raise
+        finally:
+            os.environ.pop(_RUN_DIRECTORY, None)
+
+    def _discard(self) -> None:
+        """Leave no directory behind where training never began."""
+        if self.trainer.is_global_zero and self.resumed is None and self.trainer.global_step == 0:
+            (self.directory / "config.yaml").unlink(missing_ok=True)
+            self._remove_if_empty()
+
+    def _say(self, text: str) -> None:
+        if self.trainer.is_global_zero:
+            print(text, flush=True)
+
+    def _say_how_to_go_on(self) -> None:
+        if not self.trains or not self.last.path.is_file():
+            self._say("\nstopped before the first epoch was complete; nothing to go on from")
+            return
+        config, last = self.directory / "config.yaml", self.last.path
+        self._say(f"\nstopped; {last} is kept. To go on:")
+        self._say(f"  pellucid {self.command} --config {config} --ckpt_path {last}")
+
+    @property
+    def _checkpoint(self) -> dict[str, Any]:
+        path = self.cli.config.ckpt_path
+        return {"ckpt_path": path, "weights_only": True if path else None}
+
+    def _fit(self) -> None:
+        self.trainer.fit(self.cli.model, self.cli.datamodule, **self._checkpoint)
+        if self.best.path.is_file():
+            self._say(f"best checkpoint: {self.best.path}")
+
+    def _validate(self) -> None:
+        self._measure("validate")
+
+    def _test(self) -> None:
+        self._measure("test")
+
+    def _measure(self, how: str) -> dict[str, float]:
+        self._warn_of_devices()
+        measure = getattr(self.trainer, how)
+        measure(self.cli.model, self.cli.datamodule, verbose=False, **self._checkpoint)
+        found = _figures(self.trainer)
+        self._say(summarise(found, self.cli.model.skipped_metrics))
+        return found
+
+    def _warn_of_devices(self) -> None:
+        if self.trainer.world_size > 1:
+            self._say(
+                f"note: tested on {self.trainer.world_size} devices, which count some images twice;"
+                " figures to publish come from one device (--trainer.devices 1)"
+            )
+
+    def _predict(self) -> None:
+        predictions: Any = self.trainer.predict(
+            self.cli.model, self.cli.datamodule, **self._checkpoint
+        )
+        names = self.cli.datamodule.class_names
+        scores = torch.cat([explanation.scores for explanation in predictions]).float()
+        # One logit stands for one category against its negatives.
+        winners = scores.argmax(1) if scores.shape[1] > 1 else (scores[:, 0] > 0).long()
+        columns = names if scores.shape[1] == len(names) else names[-scores.shape[1] :]
+        path = self.directory / "predictions.csv"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["index", "predicted", *(f"score {name}" for name in columns)])
+            for index, (row, winner) in enumerate(zip(scores, winners, strict=True)):
+                writer.writerow([index, names[int(winner)], *row.tolist()])
+        self._say(f"scores of {len(scores)} images: {path}")
+
+    def _run(self) -> None:
+        self._fit()
+        model, data, trainer = self.cli.model, self.cli.datamodule, self.trainer
+        self._warn_of_devices()
+        best: dict[str, Any] = {}
+        if self.best.path.is_file() and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            best = {"ckpt_path": str(self.best.path), "weights_only": True}
+        trainer.test(model, data, verbose=False, **best)
+        figures = _figures(trainer)
+        with model.testing_on("all"):
+            trainer.test(model, data.dataloader("all"), verbose=False)
+        figures |= _figures(trainer)
+        if not trainer.is_global_zero:
+            return
+        write_results(self.directory, self.cli, figures, self.stopwatch)
+        self._say(summarise(figures, model.skipped_metrics))
+        self._write_report(model, data)
+
+    def _write_report(self, model: InterpretableModel, data: ImageDataModule) -> None:
+        from pellucid.analysis.units import collect_units
+        from pellucid.report.page import build_report
+        from pellucid.report.pictures import save_units
+
+        shown = self.trainer.progress_bar_callback is not None
+        loader = data.dataloader("test")
+        explanation = model.eval().cpu().explain({"image": next(iter(loader))["image"][:1]})
+        if explanation.maps is not None:
+            units = collect_units(
+                model,
+                loader,
+                mean=data.mean,
+                std=data.std,
+                class_names=data.class_names,
+                device=self.trainer.strategy.root_device,
+                progress=shown,
+            )
+            save_units(units, self.directory, self.units.figures, data.part_names, progress=shown)
+        report = build_report([self.directory])
+        self._say(f"results: {self.directory / 'results.json'}\nreport:  {report}")
+
+
+def _figures(trainer: Trainer) -> dict[str, float]:
+    return {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what Lightning says that does not concern the user; each with its reason above."""
+    levels = {}
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
+        logger = logging.getLogger(name)
+        levels[name] = logger.level
+        # Devices found, seeds set, tips for other products: the config has the first two.
+        logger.setLevel(logging.WARNING)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with warnings.catch_warnings():
+            for pattern in _NOISE:
+                warnings.filterwarnings("ignore", pattern)
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        # Lightning ignores Ctrl-C after the first one, for good.
+        with suppress(ValueError):
+            signal.signal(signal.SIGINT, before)

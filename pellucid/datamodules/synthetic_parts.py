@@ -1,0 +1,294 @@
+"""Little creatures of known parts: the built-in data set, drawn on the fly, nothing to download."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pellucid.batch import FIELDS, Batch
+from pellucid.datamodules.base import ImageDataModule, Split, collate
+from pellucid.datamodules.figures.render import (
+    SIZE_MAX,
+    SIZE_MIN,
+    RenderedFigures,
+    check_parts,
+    part_masks,
+    render_figures,
+)
+from pellucid.datamodules.figures.shapes import PARTS, SHAPES
+from pellucid.datamodules.figures.specs import (
+    CLASSES_MAX,
+    CLASSES_MIN,
+    FACTOR_NAMES,
+    FigureSpecs,
+    class_members,
+    draw_specs,
+)
+
+# Splits that need more memory than this are drawn item by item, each time anew.
+_BYTES_KEPT = 2**30
+
+_STREAMS: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
+
+
+class SyntheticParts(ImageDataModule):
+    """Creatures drawn from seven parts; head and tail shapes together make the class.
+
+    Colours, the other parts' shapes, pose, place, background and clutter say nothing about the
+    class. Every batch field is exact: ``part_masks`` are the visible pixels of each part (where it
+    covers more than half of the pixel and nothing is in front), ``mask`` is their union, ``parts``
+    are anatomical points, known for hidden parts too, and ``part_visible`` says whether any of the
+    part is seen and its landmark is inside the image.
+
+    ``factors`` is (B, F) int64 in the order of :attr:`factor_names`; their ranges, units and value
+    names are in ``pellucid.datamodules.figures.FACTORS``. Pose is drawn in whole degrees and
+    thousandths, so the integers are exact too.
+
+    A figure is a function of seed, split and index alone, not of the other images, the workers or
+    the split's size, and it is the same at every image size.
+
+    Args:
+        image_size: Height and width of the images in pixels, 32 to 256.
+        num_classes: Number of classes, 2 to 8.
+        train_size: Number of training images.
+        val_size: Number of validation images.
+        test_size: Number of test images.
+        remove_parts: Parts that all figures are drawn without; all else stays as it is.
+        confound: Share in [0, 1] of training images whose background gives the class away. The
+            other splits have random backgrounds; see :meth:`make_dataset` for others.
+        batch_size: Images per batch and device.
+        num_workers: Processes that load images; 0, which loads in the training process, is fast.
+        seed: Seed of figures and shuffling, not negative.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    provides: ClassVar[frozenset[str]] = FIELDS
+    augments = False
+    label_parts: ClassVar[tuple[str, ...]] = ("head", "tail")
+    """The parts that the class depends on, both together."""
+    factor_names: ClassVar[tuple[str, ...]] = FACTOR_NAMES
+    """Names of the factors, in the order of ``factors``."""
+
+    # Measured on the default training split.
+    mean = (0.58, 0.58, 0.56)
+    std = (0.28, 0.26, 0.26)
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        num_classes: int = 4,
+        train_size: int = 2000,
+        val_size: int = 500,
+        test_size: int = 1000,
+        remove_parts: list[str] | None = None,
+        confound: float = 0.0,
+        batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(image_size, batch_size, num_workers, seed)
+        for name, value, least, most in (
+            ("image_size", image_size, SIZE_MIN, SIZE_MAX),
+            ("num_classes", num_classes, CLASSES_MIN, CLASSES_MAX),
+            ("train_size", train_size, 1, 2**31),
+            ("val_size", val_size, 1, 2**31),
+            ("test_size", test_size, 1, 2**31),
+            ("seed", seed, 0, 2**63 - 1),
+        ):
+            if not least <= value <= most:
+                raise ValueError(
+                    f"{name} must be from {least} to {most}, got {value}: choose one of these"
+                )
+        self.confound = _check_confound(confound)
+        self.remove_parts = check_parts(remove_parts or ())
+        self.sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
+        self._members = class_members(num_classes)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Head and tail of each class."""
+        names = [
+            f"{SHAPES['head'][pair['head_shape']]} head, {SHAPES['tail'][pair['tail_shape']]} tail"
+            for pair in (members[0] for members in self._members)
+        ]
+        return ("other", names[1]) if len(names) == CLASSES_MIN else tuple(names)
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the parts, in the order of ``parts`` and ``part_masks``."""
+        return PARTS
+
+    def length(self, split: Split) -> int:
+        """Number of images in a split; ``all`` is train, val and test, one after the other."""
+        return sum(self.sizes.values()) if split == "all" else self.sizes[split]
+
+    def make_dataset(
+        self,
+        split: Split,
+        *,
+        remove_parts: Sequence[str] | None = None,
+        confound: float | None = None,
+    ) -> Dataset[Batch]:
+        """The data set of a split.
+
+        Args:
+            split: Which images.
+            remove_parts: Parts to leave out; None: those of the constructor.
+            confound: Share in [0, 1] of images whose background gives the class away; None: as the
+                constructor says in training images, 0 in all others.
+
+        Raises:
+            ValueError: ``confound`` is out of range, or there is no such part.
+        """
+        return self._figures(split, None, remove_parts, confound)
+
+    def _figures(
+        self,
+        split: Split,
+        indices: Sequence[int] | Tensor | None,
+        remove_parts: Sequence[str] | None,
+        confound: float | None,
+    ) -> "FigureDataset":
+        specs, labels = self.specs(split, indices, confound=confound)
+        removed = self.remove_parts if remove_parts is None else check_parts(remove_parts)
+        return FigureDataset(specs, labels, self.image_size, removed, self.mean, self.std)
+
+    def specs(
+        self,
+        split: Split,
+        indices: Sequence[int] | Tensor | None = None,
+        *,
+        confound: float | None = None,
+    ) -> tuple[FigureSpecs, NDArray[np.int64]]:
+        """What the figures of a split are, for ``render_figures`` and counterfactuals.
+
+        Args:
+            split: Which images.
+            indices: (N,) positions in the split; None: all.
+            confound: As in :meth:`make_dataset`.
+
+        Returns:
+            The figures and their labels, (N,) int64.
+
+        Raises:
+            ValueError: ``confound`` or an index is out of range.
+        """
+        length = self.length(split)
+        chosen = np.arange(length) if indices is None else np.asarray(indices, dtype=np.int64)
+        if not len(chosen):
+            raise ValueError("indices must have at least one index, got none: name an image")
+        if chosen.min() < 0 or chosen.max() >= length:
+            raise ValueError(
+                f"indices must be from 0 to {length - 1} in split {split!r}, got "
+                f"{chosen.min()} to {chosen.max()}: choose among these or enlarge the split"
+            )
+        start, rows, drawn = 0, [], []
+        for name in self.sizes if split == "all" else (split,):
+            stop = start + self.sizes[name]
+            rows.append(np.flatnonzero((chosen >= start) & (chosen < stop)))
+            own = self.confound if name == "train" else 0.0
+            tied = own if confound is None else _check_confound(confound)
+            places = chosen[rows[-1]] - start
+            drawn.append(draw_specs(self.seed, _STREAMS[name], places, self._members, tied))
+            start = stop
+        order = np.concatenate(rows).argsort()
+        factors = np.concatenate([specs.factors for specs, _ in drawn])[order]
+        nuisance = np.concatenate([specs.nuisance for specs, _ in drawn])[order]
+        labels = np.concatenate([label for _, label in drawn])[order]
+        return FigureSpecs(factors, nuisance), labels
+
+    def render(
+        self,
+        split: Split,
+        indices: Sequence[int] | Tensor,
+        *,
+        remove_parts: Sequence[str] | None = None,
+        confound: float | None = None,
+    ) -> Batch:
+        """Chosen images of a split, drawn anew.
+
+        Args:
+            split: Which images.
+            indices: (N,) positions in the split.
+            remove_parts: As in :meth:`make_dataset`.
+            confound: As in :meth:`make_dataset`.
+
+        Returns:
+            A batch of the N images with every field.
+
+        Raises:
+            ValueError: ``confound`` or an index is out of range, or there is no such part.
+        """
+        figures = self._figures(split, indices, remove_parts, confound)
+        batch = collate([figures[row] for row in range(len(figures))])
+        batch["index"] = torch.as_tensor(indices, dtype=torch.int64)
+        return batch
+
+
+def _check_confound(confound: float) -> float:
+    if not 0 <= confound <= 1:
+        raise ValueError(
+            f"confound must be from 0 to 1, got {confound}: it is the share of images whose "
+            "background gives the class away"
+        )
+    return confound
+
+
+class FigureDataset(Dataset[Batch]):
+    """Figures as batch items; drawn at once and kept as bytes where memory allows.
+
+    Args:
+        specs: The figures.
+        labels: (N,) int64, their classes.
+        size: Height and width in pixels.
+        removed: Parts to leave out.
+        mean: Mean of each channel that images are normalised with.
+        std: Standard deviation of each channel, likewise.
+    """
+
+    def __init__(
+        self,
+        specs: FigureSpecs,
+        labels: NDArray[np.int64],
+        size: int,
+        removed: tuple[str, ...],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        self.specs, self.size, self.removed = specs, size, removed
+        # Tensors, not arrays: worker processes share their memory.
+        self.labels, self.factors = torch.from_numpy(labels), torch.from_numpy(specs.factors)
+        spread = torch.tensor(std)[:, None, None]
+        self.scale, self.shift = 1 / (255 * spread), -torch.tensor(mean)[:, None, None] / spread
+        bytes_needed = 4 * len(specs) * size**2
+        self.rendered: RenderedFigures | None = None
+        if bytes_needed <= _BYTES_KEPT:
+            self.rendered = render_figures(specs, size, removed)
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is not among the {len(self)} images")
+        rendered, row = self.rendered, index
+        if rendered is None:
+            one = self.specs[slice(index, index + 1)]
+            rendered, row = render_figures(one, self.size, self.removed), 0
+        front = rendered.front[row]
+        return {
+            "image": (rendered.images[row] * self.scale).add_(self.shift),
+            "label": self.labels[index],
+            "parts": rendered.landmarks[row],
+            "part_visible": rendered.visible[row],
+            "part_masks": part_masks(front),
+            "mask": front > 0,
+            "factors": self.factors[index],
+            "index": torch.tensor(index),
+        }

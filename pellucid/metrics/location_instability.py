@@ -1,0 +1,299 @@
+"""How far a unit's strongest position wanders from the parts of the object.
+
+Source: Zhang, Wu, Zhu, *Interpretable Convolutional Neural Networks*, CVPR 2018
+(arXiv 1710.00935), section 4.2, with the sample standard deviation of the released code.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from pellucid.distributed import is_distributed
+from pellucid.metrics import plots
+from pellucid.metrics.part_metric import PartMetric, check_maps, check_shape
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TOP_K = 100
+INDEX_LIMIT = 2**30
+"""Positions in a split are below it; images without one are numbered from it."""
+
+
+def peak_positions(maps: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Where each unit responds most.
+
+    A position of the map stands for the centre of its receptive field: column ``j`` of ``w`` in an
+    image of width ``W`` is at ``x = (j + 0.5) W / w - 0.5``. Of equal responses the first in
+    reading order counts.
+
+    Args:
+        maps: (B, U, h, w) float.
+        image_size: Height and width of the image in pixels.
+
+    Returns:
+        (B, U) the greatest response, and (B, U, 2) its position as (x, y) in pixels, the centre
+        of the top left pixel being (0, 0).
+    """
+    (height, width), (rows, columns) = image_size, maps.shape[-2:]
+    peak, cell = rearrange(maps, "b u h w -> b u (h w)").max(-1)
+    x = (cell % columns + 0.5) * (width / columns) - 0.5
+    y = (cell.div(columns, rounding_mode="floor") + 0.5) * (height / rows) - 0.5
+    return peak, torch.stack((x, y), -1)
+
+
+def location_instability(
+    maps: Tensor,
+    parts: Tensor,
+    part_visible: Tensor,
+    image_size: tuple[int, int],
+    top_k: int = TOP_K,
+    index: Tensor | None = None,
+) -> Tensor:
+    r"""Location instability of a set of images, :math:`\mathrm{mean}_f\,\mathrm{mean}_k D_{f,k}`.
+
+    For unit :math:`f` and landmark :math:`k`, the distance in an image of width :math:`w` and
+    height :math:`h` is :math:`d = \|p_k - p(\hat\mu)\| / \sqrt{w^2 + h^2}`, with
+    :math:`p(\hat\mu)` from :func:`peak_positions`. :math:`D_{f,k}` is the sample standard
+    deviation of :math:`d` over the ``top_k`` images that show the landmark and on which the unit
+    responds most; pairs with fewer than two images are left out.
+
+    Args:
+        maps: (B, U, h, w) floating point, finite: the units' responses, before any mask.
+        parts: (B, P, 2) landmarks as (x, y) in pixels, the centre of the top left one at (0, 0).
+        part_visible: (B, P) bool.
+        image_size: Height and width of the images in pixels.
+        top_k: Images per pair.
+        index: (B,) int64 from 0 to 2**30 - 1, position in the split: decides between equal
+            responses (the smaller first); images of the same index count once. None: all
+            different, in the given order.
+
+    Returns:
+        Scalar, in units of the image diagonal, from 0; lower is better. NaN if no pair has two
+        images.
+
+    Raises:
+        ValueError: If a shape, the index, or an activation is wrong; names the unit.
+    """
+    seen = _observe(maps, parts, part_visible, image_size, index, first=INDEX_LIMIT, step=1)
+    return _mean(_deviations(seen.best(top_k)))
+
+
+class _Sightings(NamedTuple):
+    """Peaks of units in images, ``N`` images in each row.
+
+    A unit has one row for each part and a last one for images that show any of them. Images that
+    do not belong in a row have the score -inf.
+    """
+
+    scores: Tensor
+    """(U, P + 1, N) float32, the unit's greatest response in the image."""
+    images: Tensor
+    """(U, P + 1, N) int64, the image's number."""
+    values: Tensor
+    """(U, P + 1, N, 3) float32: distance to the part in diagonals (0 in the last row), and the
+    peak's x and y as a share of the image's width and height."""
+
+    def join(self, other: Self) -> Self:
+        """The images of both."""
+        return type(self)(*(torch.cat(pair, 2) for pair in zip(self, other, strict=True)))
+
+    def best(self, count: int) -> Self:
+        """The images with the greatest scores, each at most once, in an order of their own.
+
+        Sorted by falling score and, at equal scores, rising index; so the result depends neither
+        on the order in which images came nor on how they were divided.
+        """
+        # One key for "by index, then by falling score": the same image's sightings stand side by
+        # side, the best first. Floats compare as their bits do, once those of negative ones are
+        # flipped; adding zero makes -0 to +0.
+        bits = (self.scores + 0.0).view(torch.int32)
+        bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+        key, order = ((self.images << 32) | (0x7FFFFFFF - bits.long())).sort(-1)
+        number = key >> 32
+        scores = self.scores.gather(-1, order)
+        scores[..., 1:].masked_fill_(number[..., 1:] == number[..., :-1], -torch.inf)
+        scores, best = scores.sort(dim=-1, descending=True, stable=True)
+        order = order.gather(-1, best[..., :count])
+        return type(self)(
+            scores[..., :count],
+            self.images.gather(-1, order),
+            self.values.gather(-2, repeat(order, "u p n -> u p n d", d=3)),
+        )
+
+
+def _observe(
+    maps: Tensor,
+    parts: Tensor,
+    part_visible: Tensor,
+    image_size: tuple[int, int],
+    index: Tensor | None,
+    first: int,
+    step: int,
+) -> _Sightings:
+    """The sightings of a batch; images without an index are numbered ``first + i step``."""
+    maps = check_maps(maps)
+    batch, units = maps.shape[:2]
+    check_shape("parts", parts, (batch, None, 2))
+    count = parts.shape[1]
+    check_shape("part_visible", part_visible, (batch, count))
+    if index is None:
+        index = first + step * torch.arange(batch, device=maps.device)
+    else:
+        check_shape("index", index, (batch,))
+        low, high = (int(i) for i in index.aminmax()) if batch else (0, 0)
+        if low < 0 or high >= INDEX_LIMIT:
+            raise ValueError(f"index must be from 0 to 2**30 - 1, got {low} to {high}")
+
+    size = torch.tensor(image_size[::-1], dtype=torch.float32, device=maps.device)
+    peak, position = peak_positions(maps, image_size)
+    # Landmarks that are not visible may hold anything, NaN included.
+    parts = parts.float().masked_fill(~part_visible.unsqueeze(-1), 0.0)
+    offset = rearrange(position, "b u d -> u 1 b d") - rearrange(parts, "b p d -> 1 p b d")
+    distance = offset.square().sum(-1).sqrt() / size.square().sum().sqrt()
+    distance = torch.cat((distance, torch.zeros_like(distance[:, :1])), 1)
+    shown = torch.cat((part_visible, part_visible.any(1, keepdim=True)), 1)
+    scores = repeat(peak, "b u -> u p b", p=count + 1)
+    share = repeat((position + 0.5) / size, "b u d -> u p b d", p=count + 1)
+    return _Sightings(
+        scores.masked_fill(~rearrange(shown, "b p -> 1 p b"), -torch.inf),
+        repeat(index, "b -> u p b", u=units, p=count + 1),
+        torch.cat((distance.unsqueeze(-1), share), -1),
+    )
+
+
+def _deviations(seen: _Sightings) -> Tensor:
+    """(U, P) sample standard deviation of the distances; NaN for fewer than two images."""
+    distance, real = seen.values[:, :-1, :, 0], seen.scores[:, :-1] > -torch.inf
+    count = real.sum(-1, keepdim=True)
+    mean = (distance * real).sum(-1, keepdim=True) / count.clamp(min=1)
+    squares = ((distance - mean).square() * real).sum(-1)
+    count = count.squeeze(-1)
+    deviation = (squares / (count - 1).clamp(min=1)).sqrt()
+    return deviation.masked_fill(count < 2, torch.nan)
+
+
+def _mean(deviations: Tensor) -> Tensor:
+    return deviations.nanmean(1).nanmean()
+
+
+class LocationInstability(PartMetric):
+    """How far units wander from the object's parts, in image diagonals; lower is better.
+
+    See :func:`location_instability` for the definition. It holds ``24 U (P + 1) top_k`` bytes
+    (3.7 MB for 512 units, 2 parts, 100 images), however many images there are. With ``index``
+    given, batch sizes, order, the number of processes and images repeated by a distributed
+    sampler do not change the result. A metric that has seen no image is NaN.
+
+    Args:
+        num_units: Number of units, ``U``.
+        part_names: Names of the ``P`` landmarks, in the order of the batch's ``parts``.
+        top_k: Images per unit and landmark, at least 2.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    higher_is_better = False
+    scores: Tensor
+    index: Tensor
+    values: Tensor
+    count: Tensor
+
+    def __init__(self, num_units: int, part_names: Sequence[str], top_k: int = TOP_K) -> None:
+        super().__init__(num_units, part_names)
+        if top_k < 2:
+            raise ValueError(
+                f"top_k must be at least 2, got {top_k}: one image has no standard deviation"
+            )
+        self.top_k = top_k
+        shape = (num_units, len(self.part_names) + 1, top_k)
+        # Gathered states stay side by side (no reduction), as they can only be merged together.
+        self.add_state("scores", torch.full(shape, -torch.inf), dist_reduce_fx=None)
+        self.add_state("index", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx=None)
+        self.add_state("values", torch.zeros(*shape, 3), dist_reduce_fx=None)
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        self._best: _Sightings
+
+    def update(
+        self,
+        maps: Tensor,
+        parts: Tensor,
+        part_visible: Tensor,
+        image_size: tuple[int, int],
+        index: Tensor | None = None,
+    ) -> None:
+        """Look at one batch; the arguments are those of :func:`location_instability`."""
+        check_shape("maps", maps, (None, self.num_units, None, None))
+        check_shape("parts", parts, (len(maps), len(self.part_names), 2))
+        # Numbers that no other image has, on this process or another.
+        step = torch.distributed.get_world_size() if is_distributed() else 1
+        rank = torch.distributed.get_rank() if is_distributed() else 0
+        first = INDEX_LIMIT + rank + step * int(self.count)
+        batch = _observe(maps, parts, part_visible, image_size, index, first, step)
+        kept = _Sightings(self.scores, self.index, self.values)
+        self.scores, self.index, self.values = kept.join(batch).best(self.top_k)
+        self.count = self.count + len(maps)
+
+    def compute(self) -> Tensor:
+        """The mean over parts, then over units."""
+        kept = _Sightings(self.scores, self.index, self.values)
+        if kept.scores.ndim == 4:
+            gathered = (rearrange(state, "r u p n ... -> u p (r n) ...") for state in kept)
+            kept = _Sightings(*gathered).best(self.top_k)
+        self._best, self._per_unit = kept, _deviations(kept)
+        return _mean(self._per_unit)
+
+    def top_positions(self, unit: int, part: str | None = None) -> Tensor:
+        """Where a unit's peak lies in the images on which it responds most.
+
+        Args:
+            unit: The unit.
+            part: Only images that show this part; None: those that show any.
+
+        Returns:
+            (N, 2) float, (x, y) as shares of the image's width and height, strongest first; N is
+            at most ``top_k``.
+
+        Raises:
+            ValueError: If there is no such unit or part.
+        """
+        self._check_unit(unit)
+        if part not in (None, *self.part_names):
+            raise ValueError(f"part must be one of {', '.join(self.part_names)}, got {part!r}")
+        self.compute()
+        row = -1 if part is None else self.part_names.index(part)
+        return self._best.values[unit, row, self._best.scores[unit, row] > -torch.inf, 1:]
+
+    def plot(self) -> tuple["Figure", "Axes"]:
+        """A dot for each unit in a row for each part, and the row's mean."""
+        return plots.unit_rows(
+            self.per_unit().cpu(),
+            self.part_names,
+            "location instability (share of the image diagonal, lower is better)",
+        )
+
+    def plot_unit(
+        self, unit: int, image: Tensor | None = None, part: str | None = None
+    ) -> tuple["Figure", "Axes"]:
+        """The positions of a unit's peaks, their mean, and their spread at 1 and 2 sigma.
+
+        Args:
+            unit: The unit.
+            image: (3, H, W) or (1, H, W), uint8 or float in [0, 1], to draw them on; None: an
+                empty frame.
+            part: Only images that show this part; None: those that show any.
+        """
+        positions = self.top_positions(unit, part).cpu()
+        per_part = zip(self.part_names, self.per_unit()[unit].tolist(), strict=True)
+        figure, axes = plots.position_spread(positions, image)
+        axes.set_title(
+            f"unit {unit}: peaks in its {len(positions)} strongest images\nlocation instability "
+            + ", ".join(f"{instability:.3f} ({name})" for name, instability in per_part),
+            fontsize=9,
+        )
+        return figure, axes

@@ -1,0 +1,299 @@
+"""How often a unit's strong responses cover one and the same part of the object.
+
+Source: Zhang, Wu, Zhu, *Interpretable Convolutional Neural Networks*, CVPR 2018
+(arXiv 1710.00935), section 4.2, after Bau et al., *Network Dissection*, CVPR 2017.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor
+from torch.nn import functional as F
+
+from pellucid.metrics import plots
+from pellucid.metrics.mask_grid import chunks, masks_on_grid
+from pellucid.metrics.part_metric import PartMetric, check_maps, check_shape
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+QUANTILE = 0.005
+IOU_THRESHOLD = 0.2
+RESOLUTION = 56
+
+# Candidates for a threshold are the floats whose lowest 19 of 23 bits of mantissa are zero:
+# (1 + m / 16) 2^e. The greatest one below x > 0 is then a matter of integer arithmetic on x's bits.
+_SHIFT = 19
+_OCTAVES = 24
+_LEAST = (127 - _OCTAVES) << 4
+CANDIDATES = 2 * _OCTAVES << 4
+"""Number of candidates, from 2^-24 to just below 2^24."""
+LEAST, GREATEST = 2.0**-_OCTAVES, 2.0**_OCTAVES
+
+
+def part_interpretability(
+    maps: Tensor,
+    part_masks: Tensor,
+    part_visible: Tensor,
+    quantile: float = QUANTILE,
+    iou_threshold: float = IOU_THRESHOLD,
+    resolution: int | None = RESOLUTION,
+) -> Tensor:
+    r"""Part interpretability of a set of images, :math:`\mathrm{mean}_f \max_k P_{f,k}`.
+
+    Unit :math:`f` fires where its map :math:`x`, upsampled bilinearly, is above :math:`T_f`, the
+    least value with :math:`p(x > T_f) \le` ``quantile`` over all positions of all maps, before
+    they are upsampled. :math:`P_{f,k}` is the share of the images showing part :math:`k` (visible,
+    and its mask not empty) in which the IoU of where the unit fires and the part's mask is above
+    ``iou_threshold``.
+
+    This looks at the maps twice and finds :math:`T_f` exactly; :class:`PartInterpretability` looks
+    once and rounds :math:`T_f` up. Below ``1 / quantile`` positions (200) no unit can fire.
+
+    Args:
+        maps: (B, U, h, w) floating point, finite and at least 0.
+        part_masks: (B, P, H, W) bool.
+        part_visible: (B, P) bool.
+        quantile: Share of positions above the threshold, between 0 and 1.
+        iou_threshold: Least IoU of a hit, from 0 to below 1.
+        resolution: Pixels of the longer side of the grid on which areas are counted; None, or
+            more than the image has: the image's own. Maps are interpolated at the centres of the
+            grid's cells, masks sampled by :func:`~pellucid.metrics.mask_grid.masks_on_grid`.
+
+    Returns:
+        Scalar from 0 to 1, higher is better. NaN if no image shows any part.
+
+    Raises:
+        ValueError: If an argument or an activation is out of range; names the unit.
+    """
+    _check_options(quantile, iou_threshold, resolution)
+    maps = check_maps(maps, least=0.0)
+    check_shape("part_masks", part_masks, (len(maps), None, None, None))
+    check_shape("part_visible", part_visible, part_masks.shape[:2])
+    if not len(maps):
+        return maps.new_tensor(torch.nan)
+    rows = rearrange(maps, "b u h w -> u (b h w)")
+    thresholds = rows.topk(_allowed(quantile, rows.shape[1]) + 1).values[:, -1]
+    masks, shown = masks_on_grid(part_masks, part_visible, resolution)
+    hits = torch.zeros(maps.shape[1], masks.shape[1], device=maps.device)
+    for part in chunks(maps, masks):
+        large = F.interpolate(maps[part], size=masks.shape[-2:], mode="bilinear")
+        fires = (large > rearrange(thresholds, "u -> u 1 1")).flatten(2).float()
+        mask = masks[part].flatten(2).float()
+        # Not a matrix product: mixed precision would count pixels to three digits.
+        both = torch.stack([(fires * m.unsqueeze(1)).sum(-1) for m in mask.unbind(1)], -1)
+        either = fires.sum(-1, keepdim=True) + rearrange(mask.sum(-1), "b p -> b 1 p") - both
+        hits += (both / either > iou_threshold).sum(0)
+    return _summary(hits / shown.sum(0))
+
+
+def _check_options(quantile: float, iou_threshold: float, resolution: int | None) -> None:
+    if not 0 < quantile < 1:
+        raise ValueError(f"quantile must be between 0 and 1, got {quantile}; usual is 0.005")
+    if not 0 <= iou_threshold < 1:
+        raise ValueError(
+            f"iou_threshold must be from 0 to below 1, got {iou_threshold}; usual is 0.2"
+        )
+    if resolution is not None and resolution < 1:
+        raise ValueError(f"resolution must be at least 1 or null, got {resolution}; usual is 56")
+
+
+def _allowed(quantile: float, positions: int) -> int:
+    """How many positions may be above the threshold."""
+    # 0.29 * 100 is 28.999999999999996.
+    return math.floor(quantile * positions * (1 + 1e-12))
+
+
+def _summary(rates: Tensor) -> Tensor:
+    """Mean over units of the maximum over parts, leaving parts out that were never shown."""
+    best = rates.nan_to_num(-1.0).amax(1)
+    return best.masked_fill(best < 0, torch.nan).mean()
+
+
+def _levels(values: Tensor) -> Tensor:
+    """How many candidates are not below each value, from 0 to ``CANDIDATES``, as int32."""
+    # Strictly below: one is taken off the bits, so that a candidate is not below itself.
+    passed = (values.view(torch.int32) - 1) >> _SHIFT
+    return passed.sub_(_LEAST + CANDIDATES - 1).neg_().clamp_(0, CANDIDATES)
+
+
+def _histogram(levels: Tensor) -> Tensor:
+    """(N, CANDIDATES + 1) int64 counts of each level in (N, M) levels."""
+    size = CANDIDATES + 1
+    first = torch.arange(0, len(levels) * size, size, dtype=torch.int32, device=levels.device)
+    keys = (levels + first.unsqueeze(1)).flatten().long()
+    return torch.bincount(keys, minlength=len(levels) * size).view(-1, size)
+
+
+def _histogram_inside(levels: Tensor, masks: Tensor) -> Tensor:
+    """(B, P, U, CANDIDATES + 1) counts of (B, U, M) levels inside each of (B, P, M) masks."""
+    (batch, units), parts, size = levels.shape[:2], masks.shape[1], CANDIDATES + 1
+    image, part, pixel = masks.nonzero(as_tuple=True)
+    row = rearrange((image * parts + part) * units, "n -> n 1")
+    row = row + torch.arange(units, device=levels.device)
+    keys = row * size + levels[image, :, pixel]
+    counts = torch.bincount(keys.flatten(), minlength=batch * parts * units * size)
+    return counts.view(batch, parts, units, size)
+
+
+def _add_hits(hits: Tensor, maps: Tensor, masks: Tensor, iou_threshold: float) -> None:
+    """Count for each candidate threshold the images in which a unit hits a part.
+
+    Args:
+        hits: (U, P, CANDIDATES) int32, added to in place.
+        maps: (B, U, h, w) float32.
+        masks: (B, P, H, W) bool, empty where the part is not shown.
+        iou_threshold: Least IoU.
+    """
+    large = F.interpolate(maps, size=masks.shape[-2:], mode="bilinear")
+    levels, masks = _levels(large.flatten(2)), masks.flatten(2)
+    everywhere = _histogram(levels.flatten(0, 1))
+    # Above the greatest activation nothing fires, below the least one all is as at it: often
+    # half of the candidates.
+    used = everywhere[:, :-1].sum(0).nonzero()
+    if not len(used):
+        return
+    first, last = int(used[0]), int(used[-1])
+    columns = slice(first, last + 1)
+    everywhere = rearrange(everywhere, "(b u) c -> b 1 u c", b=len(maps))
+    area = everywhere[..., columns].float().cumsum(-1)
+    both = _histogram_inside(levels, masks)[..., columns].float().cumsum(-1)
+    either = area + reduce(masks.float(), "b p m -> b p 1 1", "sum") - both
+    # 0 / 0, where a part is not shown, is NaN and no hit.
+    hit = both.div_(either) > iou_threshold
+    new = rearrange(hit.sum(0, dtype=torch.int32), "p u c -> u p c")
+    hits[..., columns] += new
+    hits[..., last + 1 :] += new[..., -1:]
+
+
+class PartInterpretability(PartMetric):
+    """How often units fire on one part, as a share of the images; higher is better.
+
+    See :func:`part_interpretability` for the definition. One look at each image is enough, since
+    the metric counts hits for each of 768 candidate thresholds, 16 to the octave, and chooses
+    among them at the end: the least candidate that at most a share ``quantile`` of positions is
+    above. It is between 1 and 1.0625 times the exact threshold. Activations below 6e-8 count as
+    zero, and a unit that is above it on a smaller share of positions than ``quantile`` fires
+    wherever it is above it.
+
+    It holds ``6144 U + 3072 U P`` bytes (6.3 MB for 512 units and 2 parts), however many images
+    there are. Batch sizes, order and the number of processes do not change the result; images that
+    a distributed sampler repeats do count twice. A metric that has seen no part is NaN.
+
+    Args:
+        num_units: Number of units, ``U``.
+        part_names: Names of the ``P`` parts, in the order of the batch's ``part_masks``.
+        quantile: Share of positions above the threshold, between 0 and 1.
+        iou_threshold: Least IoU of a hit, from 0 to below 1.
+        resolution: Pixels of the longer side of the grid on which areas are counted, see
+            :func:`part_interpretability`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    higher_is_better = True
+    positions: Tensor
+    hits: Tensor
+    images: Tensor
+
+    def __init__(
+        self,
+        num_units: int,
+        part_names: Sequence[str],
+        quantile: float = QUANTILE,
+        iou_threshold: float = IOU_THRESHOLD,
+        resolution: int | None = RESOLUTION,
+    ) -> None:
+        super().__init__(num_units, part_names)
+        _check_options(quantile, iou_threshold, resolution)
+        self.quantile, self.iou_threshold = quantile, iou_threshold
+        self.resolution = resolution
+        parts = len(self.part_names)
+        # Candidates fall from left to right.
+        positions = torch.zeros(num_units, CANDIDATES + 1, dtype=torch.int64)
+        hits = torch.zeros(num_units, parts, CANDIDATES, dtype=torch.int32)
+        self.add_state("positions", positions, dist_reduce_fx="sum")
+        self.add_state("hits", hits, dist_reduce_fx="sum")
+        self.add_state("images", torch.zeros(parts, dtype=torch.int64), dist_reduce_fx="sum")
+        self._thresholds: Tensor
+
+    def update(self, maps: Tensor, part_masks: Tensor, part_visible: Tensor) -> None:
+        """Look at one batch; the arguments are those of :func:`part_interpretability`."""
+        check_shape("maps", maps, (None, self.num_units, None, None))
+        check_shape("part_masks", part_masks, (len(maps), len(self.part_names), None, None))
+        check_shape("part_visible", part_visible, part_masks.shape[:2])
+        # Adding zero makes -0, whose bits are those of a huge number, to +0.
+        maps = check_maps(maps, least=0.0, greatest=GREATEST) + 0.0
+        # Not in place: a state that was reset in inference mode could not be changed outside it.
+        levels = _levels(rearrange(maps, "b u h w -> u (b h w)"))
+        self.positions = self.positions + _histogram(levels)
+        masks, shown = masks_on_grid(part_masks, part_visible, self.resolution)
+        self.hits = self.hits.clone()
+        for part in chunks(maps, masks):
+            _add_hits(self.hits, maps[part], masks[part], self.iou_threshold)
+        self.images = self.images + shown.sum(0)
+
+    def compute(self) -> Tensor:
+        """The mean over units of the greatest share over parts."""
+        above = self.positions[:, :-1].cumsum(-1)
+        total = int(self.positions[0].sum())
+        # The lowest candidate with few enough positions above it; there is always the highest.
+        chosen = ((above <= _allowed(self.quantile, total)).sum(-1) - 1).clamp(min=0)
+        bits = (_LEAST + CANDIDATES - 1 - chosen).int() << _SHIFT
+        self._thresholds = bits.view(torch.float32)
+        if not total:
+            self._thresholds = torch.full_like(self._thresholds, torch.nan)
+        hits = self.hits[torch.arange(self.num_units, device=chosen.device), :, chosen]
+        self._per_unit = hits / self.images
+        return _summary(self._per_unit)
+
+    def thresholds(self) -> Tensor:
+        """The activation above which each unit fires; collective as :meth:`per_unit` is.
+
+        Returns:
+            (U,) float, NaN before the first image.
+        """
+        self.compute()
+        return self._thresholds.to(self.device)
+
+    def plot(self) -> tuple["Figure", "Axes"]:
+        """A dot for each unit in a row for each part, and the row's mean."""
+        return plots.unit_rows(
+            self.per_unit().cpu(),
+            self.part_names,
+            f"share of images in which the unit fires on the part (IoU > {self.iou_threshold:g})",
+            limit=1.0,
+        )
+
+    def plot_unit(
+        self,
+        unit: int,
+        image: Tensor | None = None,
+        unit_map: Tensor | None = None,
+        part_masks: Tensor | None = None,
+    ) -> tuple["Figure", "Axes"]:
+        """How often a unit fires on each part, beside an image and where it fires there.
+
+        Args:
+            unit: The unit.
+            image: (3, H, W) or (1, H, W), uint8 or float in [0, 1]; None: the bars alone.
+            unit_map: (h, w) the unit's map of this image, whose part above the threshold is drawn.
+            part_masks: (P, H, W) bool, the parts' masks of this image, drawn as outlines.
+        """
+        self._check_unit(unit)
+        rates, threshold = self.per_unit()[unit].tolist(), float(self.thresholds()[unit])
+        figure, axes = plots.part_bars(
+            rates, self.part_names, f"share of images (IoU > {self.iou_threshold:g})", image
+        )
+        if image is not None:
+            plots.draw_region(figure.axes[0], image, unit_map, threshold, part_masks)
+        figure.suptitle(
+            f"unit {unit} fires above {threshold:.3g} ({100 * self.quantile:g} % of positions)",
+            fontsize=9,
+        )
+        return figure, axes

@@ -1,0 +1,368 @@
+"""Interpretable CNN: every filter of its top layers stands for one part of one category.
+
+Zhang, Wu and Zhu, "Interpretable Convolutional Neural Networks", CVPR 2018 (arXiv 1710.00935).
+
+Where this differs from the paper:
+
+- Feature maps are divided by each filter's running mean activation before the filter loss. With
+  batch-normalised activations and the paper's ``tau`` all templates score alike and the loss does
+  nothing; the factor ``mean_x max_ij x_ij`` of the loss's weight served the same end. The loss's
+  weight is constant; the paper divides it by the epoch.
+- ``assignment="category"`` weights the images of a group as the released code does (module
+  :mod:`pellucid.losses.filter_loss`); ``assignment="exact"`` is the paper's mutual information.
+- Templates peak at one on the forward path, not at ``tau``; the following layer is trained anyway.
+- Masked maps are averaged over the grid and classified by one linear layer, where the paper keeps
+  its networks' fully connected layers: the score is then a sum of one term per filter, which
+  :meth:`InterpretableCNN.explain` returns.
+- The category of a filter is a running mean over batches, not a pass over the training set.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self, cast
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+from tqdm import tqdm
+
+from pellucid.batch import Batch
+from pellucid.distributed import is_distributed
+from pellucid.losses.filter_loss import Assignment, FilterLoss
+from pellucid.metrics import LocationInstability, PartInterpretability
+from pellucid.metrics.location_instability import peak_positions
+from pellucid.metrics.part_metric import PartMetric
+from pellucid.models.backbones import Backbone
+from pellucid.models.base import InterpretableModel, Stage
+from pellucid.models.explanation import Explanation
+from pellucid.models.layers.feature_cache import FeatureCache
+from pellucid.models.layers.part_template import PartTemplate
+
+
+class InterpretableCNN(InterpretableModel):
+    """A backbone whose top convolution, and one more on top of it, are made interpretable.
+
+    With ``templates=False`` and ``filter_loss_weight=0`` it is its own black-box twin.
+
+    Args:
+        num_classes: Number of categories; one category and its negatives count as two.
+        backbone: Name of the backbone, one of :data:`pellucid.models.backbones.BACKBONES`.
+        weights: ``none``, the name of torchvision weights, or a file.
+        stride: Pixels per position of the feature map; None: the backbone's default.
+        num_units: Filters of the added 3 x 3 convolution.
+        head: ``sigmoid``: one category against the rest (class 1 against class 0, whose score is
+            0); ``softmax``: one of several; ``logistic``: several independent ones.
+        templates: Whether part templates mask the two layers on the forward path.
+        filter_loss_weight: Weight of the filter loss of the added layer, at least 0.
+        top_filter_loss_weight: Likewise of the backbone's top layer; None: the same.
+        assignment: ``category`` (one template per image) or ``exact`` (label-free).
+        beta: How fast templates fall off; 4 in the paper.
+        negative_weight: Weight of images of other categories in ``category``.
+        trainable_stages: How many of the backbone's last stages are trained; None: all; 0: none.
+            The batch normalisation of frozen stages stays in evaluation.
+        unfreeze_epoch: Epoch from which the whole backbone is trained; None: never.
+        lr: Learning rate of the new layers.
+        backbone_lr_factor: Learning rate of the backbone's layers, as a share of ``lr``.
+        weight_decay: AdamW's.
+        schedule: ``one_cycle`` or ``constant`` learning rate.
+        cache_frozen: Whether to keep what frozen stages make of each image. Takes effect where the
+            first stages stay frozen and the data module does not augment.
+
+    Raises:
+        ValueError: An argument is outside its range.
+        pellucid.models.backbones.WeightsError: Weights that do not exist or do not fit.
+    """
+
+    requires = frozenset({"image", "label"})
+    _now_frozen = 0
+
+    def __init__(
+        self,
+        num_classes: int,
+        backbone: str = "mobilenet_v2",
+        weights: str = "none",
+        stride: int | None = None,
+        num_units: int = 128,
+        head: Literal["sigmoid", "softmax", "logistic"] = "softmax",
+        templates: bool = True,
+        filter_loss_weight: float = 1.0,
+        top_filter_loss_weight: float | None = None,
+        assignment: Assignment = "category",
+        beta: float = 4.0,
+        negative_weight: float = 1.0,
+        trainable_stages: int | None = None,
+        unfreeze_epoch: int | None = None,
+        lr: float = 1e-3,
+        backbone_lr_factor: float = 0.1,
+        weight_decay: float = 1e-4,
+        schedule: Literal["one_cycle", "constant"] = "one_cycle",
+        cache_frozen: bool = True,
+    ) -> None:
+        super().__init__()
+        top_weight = (
+            filter_loss_weight if top_filter_loss_weight is None else top_filter_loss_weight
+        )
+        for name, value, least in (
+            ("num_classes", num_classes, 2),
+            ("num_units", num_units, 1),
+            ("filter_loss_weight", filter_loss_weight, 0),
+            ("top_filter_loss_weight", top_weight, 0),
+            ("trainable_stages", trainable_stages or 0, 0),
+            ("unfreeze_epoch", unfreeze_epoch or 0, 0),
+            ("backbone_lr_factor", backbone_lr_factor, 0),
+            ("weight_decay", weight_decay, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not lr > 0:
+            raise ValueError(f"lr must be greater than 0, got {lr}")
+        if head not in ("sigmoid", "softmax", "logistic"):
+            raise ValueError(f"head must be sigmoid, softmax or logistic, got {head!r}")
+        if schedule not in ("one_cycle", "constant"):
+            raise ValueError(f"schedule must be one_cycle or constant, got {schedule!r}")
+        if head == "sigmoid" and num_classes != 2:
+            raise ValueError(
+                f"head 'sigmoid' is for one category and its negatives, got num_classes "
+                f"{num_classes}; use 'softmax' or 'logistic'"
+            )
+        self.save_hyperparameters()
+        self.num_classes, self.head = num_classes, head
+        self.filter_loss_weight, self.top_filter_loss_weight = filter_loss_weight, top_weight
+        self.unfreeze_epoch, self.lr = unfreeze_epoch, lr
+        self.backbone_lr_factor, self.weight_decay = backbone_lr_factor, weight_decay
+        self.schedule = schedule
+
+        self.backbone = Backbone(backbone, weights, stride)
+        stages = len(self.backbone.stages)
+        if trainable_stages is not None and trainable_stages > stages:
+            raise ValueError(
+                f"trainable_stages must be at most {stages} for {backbone}, got {trainable_stages}"
+            )
+        self.frozen_stages = 0 if trainable_stages is None else stages - trainable_stages
+        channels = self.backbone.channels
+        self.added = nn.Sequential(
+            nn.Conv2d(channels, num_units, 3, padding=1, bias=False),
+            nn.BatchNorm2d(num_units),
+            nn.ReLU(),
+        )
+        self.top_template = PartTemplate(beta) if templates else nn.Identity()
+        self.added_template = PartTemplate(beta) if templates else nn.Identity()
+        # Pooled activations differ by orders of magnitude between filters that fire at one place
+        # and filters that fire everywhere; without this the linear layer learns slowly.
+        self.pooled_norm = nn.BatchNorm1d(num_units, affine=False)
+        self.classifier = nn.Linear(num_units, 1 if head == "sigmoid" else num_classes)
+        self.top_filter_loss, self.filter_loss = (
+            FilterLoss(
+                units,
+                num_classes,
+                assignment,
+                beta=beta,
+                negative_weight=negative_weight,
+                single_category=head == "sigmoid",
+            )
+            for units in (channels, num_units)
+        )
+        self._cache = FeatureCache() if cache_frozen else None
+        self._freeze(self.frozen_stages)
+
+    def maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps of the top and of the added layer, before their masks, (B, U, h, w) each."""
+        return self._maps(self.backbone.run(image, 0, self.frozen_stages))
+
+    def _maps(self, frozen: Tensor) -> tuple[Tensor, Tensor]:
+        top = self.backbone.run(frozen, self.frozen_stages, None)
+        return top, self.added(self.top_template(top))
+
+    def scores(self, maps: Tensor) -> Tensor:
+        """Class scores (B, num_classes), logits, of the added layer's maps (B, U, h, w)."""
+        pooled = reduce(self.added_template(maps), "b u h w -> b u", "mean")
+        scores = self.classifier(self.pooled_norm(pooled))
+        return nn.functional.pad(scores, (1, 0)) if self.head == "sigmoid" else scores
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Class scores (B, num_classes), logits, of images (B, 3, H, W)."""
+        return self.scores(self.maps(image)[1])
+
+    def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        """See :meth:`InterpretableModel.step`."""
+        label = batch["label"]
+        top, added = self._maps(self._frozen_features(batch, stage))
+        scores = self.scores(added)
+        loss = classification = self._classification_loss(scores, label)
+        outputs = {"classification_loss": classification, "scores": scores, "maps": added}
+        if self.filter_loss_weight > 0:
+            outputs["filter_loss"] = self.filter_loss(added, label)
+            loss = loss + self.filter_loss_weight * outputs["filter_loss"]
+        if self.top_filter_loss_weight > 0:
+            outputs["top_filter_loss"] = self.top_filter_loss(top, label)
+            loss = loss + self.top_filter_loss_weight * outputs["top_filter_loss"]
+        return {"loss": loss, **outputs}
+
+    def _classification_loss(self, scores: Tensor, label: Tensor) -> Tensor:
+        if self.head == "logistic":
+            wanted = nn.functional.one_hot(label, self.num_classes).to(scores.dtype)
+            return nn.functional.binary_cross_entropy_with_logits(scores, wanted)
+        # With class 0 at a score of 0 this is the sigmoid cross-entropy of class 1.
+        return nn.functional.cross_entropy(scores, label)
+
+    def make_metrics(self, data: Any, stage: Stage) -> Mapping[str, Metric]:
+        """See :meth:`InterpretableModel.make_metrics`."""
+        metrics: dict[str, Metric] = {
+            "accuracy": MulticlassAccuracy(self.num_classes, average="micro")
+        }
+        if stage == "train":  # every epoch costs enough without them
+            return metrics
+        units, names = self.classifier.in_features, tuple(data.part_names)
+        needs: dict[str, tuple[type[PartMetric], set[str]]] = {
+            "location_instability": (LocationInstability, {"parts", "part_visible"}),
+            "part_interpretability": (PartInterpretability, {"part_masks", "part_visible"}),
+        }
+        for name, (metric, fields) in needs.items():
+            if missing := sorted(fields - data.provides):
+                self.skipped_metrics[name] = (
+                    f"needs {', '.join(missing)}, which {type(data).__name__} does not provide"
+                )
+            else:
+                metrics[name] = metric(units, names)
+        return metrics
+
+    def update_metrics(
+        self, metrics: Mapping[str, Metric], outputs: dict[str, Tensor], batch: Batch
+    ) -> None:
+        """See :meth:`InterpretableModel.update_metrics`."""
+        metrics["accuracy"].update(outputs["scores"], batch["label"])
+        if "location_instability" in metrics:
+            height, width = batch["image"].shape[-2:]
+            metrics["location_instability"].update(
+                outputs["maps"],
+                batch["parts"],
+                batch["part_visible"],
+                (height, width),
+                batch.get("index"),
+            )
+        if "part_interpretability" in metrics:
+            metrics["part_interpretability"].update(
+                outputs["maps"], batch["part_masks"], batch["part_visible"]
+            )
+
+    @torch.no_grad()
+    def explain(self, batch: Batch, target: Tensor | None = None) -> Explanation:
+        """Which filters fired where, and what each added to the score.
+
+        Maps are those of the added layer before its mask, at least 0 and unbounded above;
+        ``contributions.sum(1) + bias`` is the target's score to rounding.
+        """
+        image = batch["image"]
+        _, maps = self.maps(image)
+        masked = self.added_template(maps)
+        scores = self.scores(maps)
+        if target is None:
+            target = scores.argmax(1) if self.head != "sigmoid" else torch.ones_like(scores[:, 0])
+        target = target.long()
+        row = torch.zeros_like(target) if self.head == "sigmoid" else target
+        norm = self.pooled_norm
+        weight = self.classifier.weight[row] / (cast(Tensor, norm.running_var) + norm.eps).sqrt()
+        contributions = weight * reduce(masked, "b u h w -> b u", "mean")
+        bias = self.classifier.bias[row] - weight @ cast(Tensor, norm.running_mean)
+        if self.head == "sigmoid":  # class 0 has the score 0 and is spoken for by nothing
+            contributions = contributions * rearrange(target == 1, "b -> b 1")
+            bias = bias * (target == 1)
+        return Explanation(
+            scores=scores,
+            target=target,
+            maps=maps,
+            positions=peak_positions(maps, (image.shape[-2], image.shape[-1]))[1],
+            contributions=contributions,
+            bias=bias,
+            unit_names=tuple(f"filter {i}" for i in range(maps.shape[1])),
+        )
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, with a smaller learning rate for the pretrained layers."""
+        pretrained = list(self.backbone.parameters())
+        known = set(pretrained)
+        new = [parameter for parameter in self.parameters() if parameter not in known]
+        rates = [self.lr, self.lr * self.backbone_lr_factor]
+        optimizer = torch.optim.AdamW(
+            [{"params": new, "lr": rates[0]}, {"params": pretrained, "lr": rates[1]}],
+            weight_decay=self.weight_decay,
+        )
+        steps = self.trainer.estimated_stepping_batches
+        if self.schedule == "constant" or steps == float("inf"):
+            return optimizer
+        one_cycle = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, rates, max(int(steps), 2), pct_start=0.1, cycle_momentum=False
+        )
+        return [optimizer], [{"scheduler": one_cycle, "interval": "step"}]
+
+    def _freeze(self, frozen: int) -> None:
+        """Freeze the first stages and train the others."""
+        self._now_frozen = frozen
+        for number, stage in enumerate(self.backbone.stages):
+            stage.requires_grad_(number >= frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training, but for the frozen stages, whose statistics stay put."""
+        super().train(mode)
+        for stage in list(self.backbone.stages)[: self._now_frozen]:
+            stage.eval()
+        return self
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the weights file out: what it gave is in the checkpoint."""
+        checkpoint["hyper_parameters"]["weights"] = "none"
+
+    def on_fit_start(self) -> None:
+        """Lightning's hook."""
+        if self.unfreeze_epoch is not None and is_distributed():
+            raise ValueError(
+                "unfreeze_epoch is for one device: DistributedDataParallel would not average the "
+                "gradients of layers that are unfrozen later; train in two runs, the second with "
+                "trainable_stages null and --ckpt_path"
+            )
+
+    def on_train_epoch_start(self) -> None:
+        """Unfreeze the backbone from its epoch on, also in a resumed run."""
+        late = self.unfreeze_epoch is not None and self.current_epoch >= self.unfreeze_epoch
+        if late and self._now_frozen:
+            self._freeze(0)
+
+    def on_train_start(self) -> None:
+        """Fill the cache in the order of the data set.
+
+        Batches of another make-up would differ in the last bit, and a resumed run with them.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not self._may_cache("train") or data is None:
+            return
+        loader = data.dataloader("train")
+        for batch in tqdm(loader, desc="Frozen features", leave=False, disable=len(loader) < 20):
+            moved = {name: batch[name].to(self.device) for name in ("image", "index")}
+            with self.trainer.precision_plugin.forward_context():
+                self._frozen_features(cast(Batch, moved), "train")
+            if "train" not in cast(FeatureCache, self._cache):
+                break
+
+    def _may_cache(self, stage: Stage) -> bool:
+        data = getattr(self._trainer, "datamodule", None)
+        return (
+            self._cache is not None
+            and self.frozen_stages > 0
+            and self.unfreeze_epoch is None
+            and data is not None
+            and not (stage == "train" and data.augments)
+        )
+
+    def _frozen_features(self, batch: Batch, stage: Stage) -> Tensor:
+        """What the frozen stages make of a batch, from the cache where that is right."""
+        image = batch["image"]
+
+        def compute(image: Tensor) -> Tensor:
+            return self.backbone.run(image, 0, self.frozen_stages)
+
+        if self._cache is None or "index" not in batch or not self._may_cache(stage):
+            return compute(image)
+        size = len(self.trainer.datamodule.dataset(stage))  # type: ignore[attr-defined]
+        return self._cache.get(stage, size, batch["index"], image, compute)

@@ -1,0 +1,142 @@
+"""What the figures in a report mean: one line each, with unit and direction."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """How a figure is named, written and judged."""
+
+    label: str
+    better: Literal["higher", "lower"] | None = None
+    unit: str = ""
+    definition: str = ""
+    percent: bool = False
+    """Whether to write a fraction as per cent."""
+    comparable: bool = True
+    """Whether models with other terms in their loss can be judged by it."""
+    over_parts: Literal["mean", "max"] = "mean"
+    """How one figure of a unit is made of its figures per part."""
+
+    @property
+    def arrow(self) -> str:
+        """The direction that is better, as one character."""
+        return {"higher": "↑", "lower": "↓", None: ""}[self.better]
+
+    def write(self, value: Any) -> str:
+        """A value as text, with three to four digits that matter."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return "—" if value is None else str(value)
+        if value != value:
+            return "—"
+        if self.percent:
+            return f"{100 * value:.1f} %"
+        if value == 0 or 0.0005 <= abs(value) < 10:
+            return f"{value + 0.0:.3f}"  # No minus in front of zero.
+        return f"{value:,.1f}" if 10 <= abs(value) < 1e6 else f"{value:.2e}"
+
+    def pick(self) -> Callable[..., float] | None:
+        """The function that picks the better of several values."""
+        return {"higher": max, "lower": min, None: None}[self.better]
+
+
+_NATS = "nats per image"
+
+FIGURES: dict[str, Figure] = {
+    "accuracy": Figure(
+        label="Accuracy",
+        better="higher",
+        unit="of images",
+        percent=True,
+        definition="Share of images whose predicted class is the labelled one.",
+    ),
+    "location_instability": Figure(
+        label="Location instability",
+        better="lower",
+        unit="of the image diagonal",
+        definition=(
+            "How much the distance between a unit's strongest position and a landmark of the "
+            "object varies over the images on which the unit responds most: standard deviation, "
+            "mean over landmarks and units. A unit that always fires at the same part has a "
+            "small one (Zhang, Wu and Zhu, 2018)."
+        ),
+    ),
+    "part_interpretability": Figure(
+        label="Part interpretability",
+        better="higher",
+        unit="of images",
+        over_parts="max",
+        definition=(
+            "Share of images on which a unit's strongest region (its top 0.5 % of activations) "
+            "overlaps the mask of one part with an IoU above 0.2: the best part of each unit, "
+            "mean over units (Zhang, Wu and Zhu, 2018)."
+        ),
+    ),
+    "loss": Figure(
+        label="Loss",
+        better="lower",
+        comparable=False,
+        definition="What training minimises: the sum of the terms below, each with its weight.",
+    ),
+    "classification_loss": Figure(
+        label="Classification loss",
+        better="lower",
+        unit=_NATS,
+        definition="Cross-entropy between the predicted and the labelled class.",
+    ),
+    "filter_loss": Figure(
+        label="Filter loss",
+        better="lower",
+        comparable=False,
+        unit="nats per filter",
+        definition=(
+            "Negative mutual information between a filter's maps and the templates of one part "
+            "position: small when the filter fires at one place of one category."
+        ),
+    ),
+}
+
+UNIT_FIGURES: dict[str, Figure] = {
+    "location_instability": FIGURES["location_instability"],
+    "part_interpretability": FIGURES["part_interpretability"],
+    "position_spread": Figure(
+        label="Position spread",
+        better="lower",
+        unit="of the image diagonal",
+        definition=(
+            "How far the unit's strongest position strays from its mean over the images on which "
+            "it responds most: small for a unit that keeps to one place of the image."
+        ),
+    ),
+    "share_fired": Figure(
+        label="Fires on",
+        unit="of images",
+        percent=True,
+        definition=(
+            "Share of images on which the unit's peak is above half of its mean peak on the "
+            "images shown."
+        ),
+    ),
+    "strongest_peak": Figure(
+        label="Strongest peak", definition="Largest activation of the unit on any image."
+    ),
+    "selectivity": Figure(
+        label="Selectivity",
+        definition=(
+            "Mean activation on the unit's category over the sum of its mean activations on all "
+            "categories: 1 when the unit fires on one category only."
+        ),
+    ),
+}
+
+
+def figure(name: str) -> Figure:
+    """The figure of that name, with or without its stage; a plain one if it is not known."""
+    name = name.rsplit("/", 1)[-1]
+    known = FIGURES.get(name) or UNIT_FIGURES.get(name)
+    if known is not None:
+        return known
+    label = name.replace("_", " ").capitalize()
+    return Figure(label=label, better="lower" if name.endswith("loss") else None, comparable=False)

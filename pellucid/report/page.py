@@ -1,0 +1,256 @@
+"""The report of one run, or the comparison of several, as one HTML file.
+
+Everything is inside the file: pictures as data URIs, curves as inline SVG, style and the few lines
+of script. It loads nothing, so it can be mailed, archived and opened anywhere.
+"""
+
+import base64
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from jinja2 import Environment, FileSystemLoader
+from PIL import Image
+
+from pellucid import __version__
+from pellucid.report import curves
+from pellucid.report.glossary import UNIT_FIGURES, Figure, figure
+from pellucid.report.results import make_headlines, make_skipped, make_table, make_verdict
+from pellucid.report.runs import Run, read_runs
+
+# A page of two runs with 128 units each stays under 8 MB; base64 adds a third.
+_PICTURE_BYTES = 5_400_000
+_LEAST_BYTES, _MOST_BYTES = 8_000, 40_000
+_SHEET_SHARE = 0.8
+
+_ELSEWHERE = {"metrics", "skipped", "experiment", "model", "data"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One figure of a unit as the page shows it."""
+
+    text: str
+    value: float | None
+    detail: str
+    """Its values per part, as a line of text."""
+
+
+@dataclass(frozen=True)
+class UnitCard:
+    """One unit as the page shows it."""
+
+    name: str
+    number: int
+    category: str
+    best_part: str
+    sheet: str
+    position: str
+    alt: str
+    figures: tuple[Shown, ...]
+    """In the order of the page's figures of units."""
+    classes: tuple[tuple[str, str, float], ...]
+    """Class, mean activation as text, and its share of the largest one in per cent."""
+
+
+def build_report(runs: Sequence[Path | str], output: Path | str | None = None) -> Path:
+    """Write the report of a run, or the comparison of several.
+
+    A run may be incomplete: what is missing is said on the page, with the reason.
+
+    Args:
+        runs: Run directories; the first is the one that the others are compared with.
+        output: The file to write; None: ``report.html`` in the run directory, or, for several
+            runs, in the directory that holds them all.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        ValueError: If there is no run, or one is not a directory.
+    """
+    read = read_runs([Path(run) for run in runs])
+    if output is None:
+        folders = [str(run.path) for run in read]
+        together = folders[0] if len(read) == 1 else os.path.commonpath(folders)
+        output = Path(together) / "report.html"
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(render(read), encoding="utf-8")
+    return output
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    count = sum(len(run.units) for run in runs)
+    limit = min(max(_PICTURE_BYTES // max(count, 1), _LEAST_BYTES), _MOST_BYTES)
+    keys = _unit_figures(runs)
+    cards = [_make_cards(run, keys, limit) for run in runs]
+    categories = sorted({card.category for run in cards for card in run if card.category})
+    return environment.get_template("report.html.j2").render(
+        title=" and ".join(run.label for run in runs),
+        runs=runs,
+        verdict=make_verdict(runs),
+        headlines=make_headlines(runs),
+        table=make_table(runs),
+        skipped=make_skipped(runs),
+        charts=curves.make_charts(runs),
+        plot=(curves.WIDTH, curves.HEIGHT, curves.LEFT, curves.RIGHT),
+        unit_figures=list(keys.values()),
+        cards=cards,
+        categories=categories,
+        provenance=_provenance(runs),
+        version=__version__,
+        date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+    )
+
+
+def _unit_figures(runs: Sequence[Run]) -> dict[str, Figure]:
+    """The figures that at least one unit of any run has: those we know first."""
+    hidden = {"unit"}
+    found = {
+        key
+        for run in runs
+        for entry in run.units
+        for key, value in entry.items()
+        if key not in hidden and _is_number(value)
+    }
+    known = [key for key in UNIT_FIGURES if key in found]
+    return {key: figure(key) for key in known + sorted(found - set(known))}
+
+
+def _make_cards(run: Run, keys: dict[str, Figure], limit: int) -> list[UnitCard]:
+    """The units of a run, the best by the first figure on top, as the page's script sorts them."""
+    missing: list[str] = []
+    cards = [_make_card(run, n, entry, keys, limit, missing) for n, entry in enumerate(run.units)]
+    if missing:
+        run.problems.append(
+            f"{len(missing)} pictures of units cannot be shown, the first one {missing[0]}."
+        )
+    if not keys:
+        return cards
+    sign = -1 if next(iter(keys.values())).better != "lower" else 1
+
+    def rank(card: UnitCard) -> tuple[bool, float]:
+        value = card.figures[0].value
+        return value is None, sign * (value or 0.0)
+
+    return sorted(cards, key=rank)
+
+
+def _make_card(
+    run: Run,
+    number: int,
+    entry: dict[str, Any],
+    keys: dict[str, Figure],
+    limit: int,
+    missing: list[str],
+) -> UnitCard:
+    name = str(entry.get("name") or f"Unit {entry.get('unit', number)}")
+    category = str(entry.get("category") or "")
+    means = entry.get("mean_activation")
+    means = (
+        {str(c): v for c, v in means.items() if _is_number(v)} if isinstance(means, dict) else {}
+    )
+    largest = max(means.values(), default=0)
+    sheet_limit = int(limit * _SHEET_SHARE)
+    return UnitCard(
+        name=name,
+        number=number,
+        category=category,
+        best_part=str(entry.get("best_part") or ""),
+        sheet=_embed(run, entry.get("images"), sheet_limit, missing),
+        position=_embed(run, entry.get("position_image"), limit - sheet_limit, missing),
+        alt=f"{name} of {run.label}",
+        figures=tuple(_show(entry, key, known) for key, known in keys.items()),
+        classes=tuple(
+            (c, f"{mean:.3g}", 100 * max(mean, 0) / largest if largest > 0 else 0)
+            for c, mean in sorted(means.items(), key=lambda item: -item[1])[:10]
+        ),
+    )
+
+
+def _show(entry: dict[str, Any], key: str, known: Figure) -> Shown:
+    found = entry.get(key)
+    value = float(found) if _is_number(found) else None
+    parts = entry.get(f"{key}_by_part")
+    parts = parts if isinstance(parts, dict) else {}
+    detail = ", ".join(f"{part} {known.write(figure)}" for part, figure in parts.items())
+    return Shown(known.write(value), value, detail)
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _embed(run: Run, name: Any, limit: int, missing: list[str]) -> str:
+    """A picture of the run directory as a data URI, small enough; empty where there is none."""
+    if not isinstance(name, str):
+        missing.append("(units.json names no file)")
+        return ""
+    path = (run.path / name).resolve()
+    if not path.is_relative_to(run.path):
+        missing.append(f"{name} (outside of the run directory)")
+        return ""
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as picture:
+            kind = picture.format
+            if len(data) > limit or kind not in ("JPEG", "PNG"):
+                data, kind = _shrink(picture.convert("RGB"), limit), "JPEG"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        missing.append(f"{name} ({error})")
+        return ""
+    return f"data:image/{str(kind).lower()};base64,{base64.b64encode(data).decode()}"
+
+
+def _shrink(picture: Image.Image, limit: int) -> bytes:
+    """The best JPEG of at most ``limit`` bytes, first coarser, then smaller."""
+    data = b""
+    for scale in (1.0, 0.85, 0.7, 0.5, 0.35):
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        small = picture if scale == 1 else picture.resize(size, Image.Resampling.LANCZOS)
+        for quality in (78, 66, 54):
+            buffer = io.BytesIO()
+            small.save(buffer, "JPEG", quality=quality, optimize=True)
+            data = buffer.getvalue()
+            if len(data) <= limit:
+                return data
+    return data
+
+
+def _provenance(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Rows of a table: a name and one text per run."""
+    columns: list[dict[str, str]] = []
+    for run in runs:
+        column = {"run directory": run.path.name}
+        for key, value in run.results.items():
+            if key in _ELSEWHERE:
+                continue
+            label = key.replace("_", " ")
+            if isinstance(value, dict):
+                column |= {f"{label}: {inner}": _text(v) for inner, v in value.items()}
+            else:
+                column[label] = _text(value)
+        columns.append(column)
+    names = dict.fromkeys(name for column in columns for name in column)
+    return [(name, [column.get(name, "—") for column in columns]) for name in names]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}" if abs(value) >= 1e5 else str(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,155 @@
+"""Reading a run directory, whatever state it is in: what is missing is said, not raised."""
+
+import csv
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Run:
+    """What a run directory holds."""
+
+    path: Path
+    label: str = ""
+    """Short name, unlike that of any other run in the report."""
+    results: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    """By ``stage/name``; NaN where a figure could not be computed."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Why a metric was not built."""
+    history: dict[str, dict[int, float]] = field(default_factory=dict)
+    """By ``stage/name``, then by epoch."""
+    units: list[dict[str, Any]] = field(default_factory=list)
+    config: str = ""
+    problems: list[str] = field(default_factory=list)
+    """What is missing or broken, and what to do about it."""
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment, or of the folder."""
+        return str(self.results.get("experiment") or self.path.name)
+
+    def class_of(self, key: str) -> str:
+        """The class of ``model`` or ``data`` without its module."""
+        value = self.results.get(key)
+        if isinstance(value, dict):
+            value = value.get("class_path")
+        return str(value).rsplit(".", 1)[-1] if value else ""
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read run directories and give each a short name of its own.
+
+    Raises:
+        ValueError: If there is no path, or one is not a directory.
+    """
+    if not paths:
+        raise ValueError("a report needs at least one run directory, got none")
+    runs = [_read_run(Path(path)) for path in paths]
+    for names in (
+        lambda run: run.experiment,
+        lambda run: f"{run.experiment}, seed {run.results.get('seed')}",
+        lambda run: f"{run.experiment}, {run.path.name}",
+        lambda run: str(run.path),
+    ):
+        labels = [names(run) for run in runs]
+        if max(Counter(labels).values()) == 1:
+            break
+    for run, label in zip(runs, labels, strict=True):
+        run.label = label
+    return runs
+
+
+def _read_run(path: Path) -> Run:
+    if not path.is_dir():
+        raise ValueError(
+            f"{path} is not a run directory; give runs/<experiment>/<date-time>, as `pellucid run` "
+            "makes it"
+        )
+    run = Run(path.resolve())
+    results = _read_json(run, "results.json", dict, "no results table and no provenance")
+    if results is not None:
+        _take_results(run, results)
+    units = _read_json(run, "units.json", list, "no pictures of the units")
+    run.units = [entry for entry in units or [] if isinstance(entry, dict)]
+    if units and len(run.units) < len(units):
+        run.problems.append(
+            f"units.json: {len(units) - len(run.units)} entries are no objects and are left out."
+        )
+    _read_history(run)
+    try:
+        run.config = (run.path / "config.yaml").read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        run.problems.append(f"config.yaml cannot be read ({error.strerror}): no configuration.")
+    return run
+
+
+def _read_json(run: Run, name: str, kind: type, without: str) -> Any:
+    """The content of a file, or None with a problem noted."""
+    try:
+        content = json.loads((run.path / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        remedy = "`pellucid run` writes it when training and tests have ended"
+        run.problems.append(f"{name} is missing: {without}; {remedy}.")
+    except (OSError, ValueError, RecursionError) as error:
+        run.problems.append(f"{name} cannot be read ({error}): {without}.")
+    else:
+        if isinstance(content, kind):
+            return content
+        wanted = "object" if kind is dict else "list"
+        run.problems.append(f"{name} holds no {wanted} but {type(content).__name__}: {without}.")
+    return None
+
+
+def _take_results(run: Run, results: dict[str, Any]) -> None:
+    run.results = results
+    metrics = results.get("metrics")
+    if not isinstance(metrics, dict) or not metrics:
+        run.problems.append("results.json has no metrics: the run was not tested.")
+        metrics = {}
+    for key, value in metrics.items():
+        if value is None:
+            run.metrics[key] = math.nan
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            run.metrics[key] = float(value)
+        else:
+            run.problems.append(f"results.json: the metric {key} is no number but {value!r}.")
+    skipped = results.get("skipped")
+    if isinstance(skipped, dict):
+        run.skipped = {str(name): str(reason) for name, reason in skipped.items()}
+
+
+def _read_history(run: Run) -> None:
+    """Lightning writes one row per logged step; the last value of an epoch counts."""
+    try:
+        with (run.path / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        run.problems.append("metrics.csv is missing: no training curves.")
+        return
+    except (OSError, ValueError, csv.Error) as error:
+        run.problems.append(f"metrics.csv cannot be read ({error}): no training curves.")
+        return
+    for row in rows:
+        epoch = _number(row.get("epoch"))
+        if epoch is None:
+            continue
+        for name, text in row.items():
+            stage = name.split("/", 1)[0] if name else ""
+            if stage in ("train", "val") and (value := _number(text)) is not None:
+                run.history.setdefault(name.removesuffix("_epoch"), {})[int(epoch)] = value
+    if not run.history:
+        run.problems.append("metrics.csv holds no figure of training or validation: no curves.")
+
+
+def _number(text: Any) -> float | None:
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None

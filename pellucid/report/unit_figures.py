@@ -1,0 +1,78 @@
+"""The figures of one unit, as ``units.json`` holds them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from pellucid.analysis.units import UnitSummary
+from pellucid.report.glossary import figure
+
+
+def describe_unit(summary: UnitSummary, unit: int) -> dict[str, Any]:
+    """What the summary alone says about a unit.
+
+    Returns:
+        Fields of ``units.json``: category (the class whose images activate the unit most), mean
+        activation per class, share of images on which it fires, position, strongest images.
+    """
+    names = dict(enumerate(summary.class_names))
+    means = summary.class_activation[unit].tolist()
+    known = {c: mean for c, mean in enumerate(means) if not math.isnan(mean)}
+    category = max(known, key=lambda c: known[c]) if any(m > 0 for m in known.values()) else None
+    height, width = next(iter(summary.images.values())).shape[:2]
+    spread = summary.position_covariance[unit].diagonal().sum().clamp(min=0).sqrt()
+    entry: dict[str, Any] = {
+        "unit": unit,
+        "name": summary.unit_names[unit] if unit < len(summary.unit_names) else None,
+        "category": None if category is None else names.get(category, f"class {category}"),
+        "mean_activation": {names.get(c, f"class {c}"): mean for c, mean in known.items()},
+        "share_fired": float(summary.share_fired[unit]),
+        "strongest_peak": float(summary.peaks[unit, 0]),
+        "position_mean": summary.position_mean[unit].tolist(),
+        "position_spread": float(spread) / math.hypot(height, width),
+        "strongest": [
+            {"index": index, "label": names.get(label), "peak": peak}
+            for index, label, peak in zip(
+                summary.indices[unit].tolist(),
+                summary.labels[unit].tolist(),
+                summary.peaks[unit].tolist(),
+                strict=True,
+            )
+        ],
+    }
+    if category is not None and len(known) > 1 and min(known.values()) >= 0:
+        entry["selectivity"] = known[category] / sum(known.values())
+    return entry
+
+
+def unit_metrics(
+    per_unit: Mapping[str, Tensor], unit: int, part_names: Sequence[str]
+) -> dict[str, Any]:
+    """A unit's metrics: one figure each, those per part, and the part with the best one."""
+    entry: dict[str, Any] = {}
+    for name, values in per_unit.items():
+        if values.ndim == 1:
+            entry[name] = float(values[unit])
+            continue
+        parts = dict(zip(part_names, values[unit].tolist(), strict=True))
+        known = {part: value for part, value in parts.items() if not math.isnan(value)}
+        entry[f"{name}_by_part"] = parts
+        over = max if figure(name).over_parts == "max" else lambda v: sum(v) / len(v)
+        entry[name] = over(list(known.values())) if known else None
+        better = figure(name).pick()
+        best = None if better is None or not known else better(known, key=lambda p: known[p])
+        # Overlap with a part says more than a steady distance from it, whichever comes first.
+        if best is not None and ("best_part" not in entry or figure(name).better == "higher"):
+            entry["best_part"] = best
+    return entry
+
+
+def without_nan(value: Any) -> Any:
+    """JSON has no NaN: null in its place."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,166 @@
+"""Splits, seeds, sampling and loaders that all data modules share."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from pellucid.batch import check_batch
+from pellucid.datamodules.base import EpochSampler, ImageDataModule, SeededDataset
+
+LENGTHS = {"train": 13, "val": 5, "test": 4, "all": 22}
+
+
+class Noise(Dataset):
+    """Items whose images are random, as an augmentation makes them."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return {
+            "image": torch.rand(3, 4, 4),
+            "label": torch.tensor(index % 2),
+            "index": torch.tensor(index),
+        }
+
+
+class NoiseModule(ImageDataModule):
+    made = 0
+
+    def make_dataset(self, split):
+        self.made += 1
+        return Noise(LENGTHS[split])
+
+    @property
+    def class_names(self):
+        return ("even", "odd")
+
+
+def epoch(loader, number):
+    """All images of an epoch by index, and the order they came in."""
+    loader.sampler.set_epoch(number)
+    images, order = {}, []
+    for batch in loader:
+        order += batch["index"].tolist()
+        images |= dict(zip(batch["index"].tolist(), batch["image"], strict=True))
+    return images, order
+
+
+def test_the_shuffle_is_a_function_of_seed_and_epoch():
+    def order(seed, epoch):
+        sampler = EpochSampler(50, seed)
+        sampler.set_epoch(epoch)
+        torch.manual_seed(torch.seed())
+        return [position - epoch * 50 for position in sampler]
+
+    assert order(3, 7) == order(3, 7)
+    assert sorted(order(3, 7)) == list(range(50))
+    assert len({tuple(order(s, e)) for s in range(4) for e in range(4)}) == 16
+    assert len(EpochSampler(50)) == 50
+
+
+def test_an_item_is_a_function_of_seed_epoch_and_index():
+    first, second = SeededDataset(Noise(10), 1), SeededDataset(Noise(10), 2)
+    torch.manual_seed(0)
+    before = first[34]["image"]
+    torch.rand(5)
+    assert torch.equal(before, first[34]["image"])
+    assert first[34]["index"] == 4
+    others = [first[i]["image"] for i in range(40) if i != 34] + [second[34]["image"]]
+    assert not any(torch.equal(before, other) for other in others)
+
+
+def test_an_item_leaves_the_random_state_as_it_was():
+    dataset = SeededDataset(Noise(10))
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    _ = dataset[3]
+    assert torch.equal(expected, torch.rand(3))
+
+
+def test_augmentation_and_order_do_not_depend_on_the_workers():
+    alone = NoiseModule(4, batch_size=4, seed=1).train_dataloader()
+    shared = NoiseModule(4, batch_size=4, seed=1, num_workers=2).train_dataloader()
+    for number in (0, 3):
+        images, order = epoch(alone, number)
+        same_images, same_order = epoch(shared, number)
+        assert order == same_order
+        assert all(torch.equal(images[i], same_images[i]) for i in images)
+    assert not torch.equal(epoch(alone, 0)[0][2], epoch(alone, 1)[0][2])
+    assert epoch(alone, 0)[1] != epoch(alone, 1)[1]
+
+
+def test_the_seed_changes_order_and_augmentation():
+    (images, order), (others, other_order) = (
+        epoch(NoiseModule(4, batch_size=4, seed=seed).train_dataloader(), 0) for seed in (0, 1)
+    )
+    assert order != other_order
+    assert not torch.equal(images[order[0]], others[order[0]])
+
+
+def test_evaluation_is_in_order_and_the_same_every_time():
+    data = NoiseModule(4, batch_size=3)
+    for name, loader in (
+        ("val", data.val_dataloader()),
+        ("test", data.test_dataloader()),
+        ("test", data.predict_dataloader()),
+        ("all", data.dataloader("all")),
+    ):
+        first, second = list(loader), list(loader)
+        index = torch.cat([batch["index"] for batch in first])
+        assert index.tolist() == list(range(LENGTHS[name]))
+        assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first, second, strict=True))
+        for batch in first:
+            check_batch(batch, ("image", "label", "index"))
+
+
+def test_a_last_training_batch_of_one_image_is_left_out():
+    batches = list(NoiseModule(4, batch_size=4).train_dataloader())  # 13 = 3 * 4 + 1
+    assert [len(batch["image"]) for batch in batches] == [4, 4, 4]
+    batches = list(NoiseModule(4, batch_size=5).train_dataloader())
+    assert [len(batch["image"]) for batch in batches] == [5, 5, 3]
+    batches = list(NoiseModule(4, batch_size=3).dataloader("test"))
+    assert [len(batch["image"]) for batch in batches] == [3, 1]
+
+
+def test_a_split_is_made_once():
+    data = NoiseModule(4)
+    assert data.dataset("val") is data.dataset("val")
+    data.train_dataloader()
+    data.train_dataloader()
+    assert data.made == 2
+
+
+def test_defaults_of_a_module_without_landmarks():
+    data = NoiseModule(4)
+    assert data.num_classes == 2
+    assert data.part_names == ()
+    assert data.augments is False
+
+
+def test_a_users_image_is_resized_and_normalised():
+    data = NoiseModule(8)
+    image = Image.fromarray(np.full((20, 30), 51, np.uint8))
+    pixels = data.transform_image(image)
+    expected = (torch.tensor(51 / 255) - torch.tensor(data.mean)) / torch.tensor(data.std)
+    assert pixels.shape == (3, 8, 8)
+    torch.testing.assert_close(pixels, expected[:, None, None].expand(3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"image_size": 0}, "image_size must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        NoiseModule(**{"image_size": 4, **arguments})

@@ -1,0 +1,120 @@
+"""Every backbone by name; weights files that fit and that do not."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+
+from pellucid.models.backbones import _SPECS, BACKBONES, Backbone, WeightsError, read_weights
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_strides_and_signs(name: str) -> None:
+    for stride in _SPECS[name].strides:
+        with torch.no_grad():
+            maps = Backbone(name, stride=stride).eval()(torch.randn(1, 3, 128, 128))
+        assert abs(maps.shape[-1] - 128 / stride) <= 1
+        assert (maps >= 0).all()
+        assert not any(getattr(m, "inplace", False) for m in Backbone(name).modules())
+
+
+def test_stages_add_up_to_the_network() -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.mobilenet_v2().eval()
+    path_free = Backbone("mobilenet_v2", stride=32).eval()
+    keys = list(network.features.state_dict().values())
+    mine = list(path_free.state_dict().values())
+    assert len(keys) == len(mine)
+    with torch.no_grad():
+        for ours, theirs in zip(mine, keys, strict=True):
+            ours.copy_(theirs)
+    image = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(path_free(image), network.features(image))
+
+
+@pytest.fixture(scope="module")
+def resnet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
+    torch.save(torchvision.models.resnet18().state_dict(), path)
+    return path
+
+
+def test_weights_file_is_loaded(resnet_file: Path) -> None:
+    state = torch.load(resnet_file, weights_only=True)
+    backbone = Backbone("resnet18", str(resnet_file))
+    loaded = backbone.stages[3][1].conv2.weight  # type: ignore[index, union-attr]
+    assert torch.equal(loaded, state["layer3.1.conv2.weight"])
+
+
+@pytest.mark.parametrize("form", ["state_dict", "module.", "model.", "old"])
+def test_forms_of_a_weights_file(resnet_file: Path, tmp_path: Path, form: str) -> None:
+    state: Any = torch.load(resnet_file, weights_only=True)
+    if form == "state_dict":
+        content: Any = {"state_dict": state, "epoch": 3}
+    elif form == "old":  # from before batch normalisation counted its batches
+        content = {k: v for k, v in state.items() if "num_batches_tracked" not in k}
+    else:
+        content = {form + key: value for key, value in state.items()}
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    backbone = Backbone("resnet18", str(path))
+    assert torch.equal(backbone.stages[0].conv1.weight, state["conv1.weight"])  # type: ignore[union-attr]
+
+
+class Trap:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch trapped",)
+
+
+def test_wrong_files_are_refused(
+    resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        WeightsError, match=r"not of a mobilenet_v2: \d+ tensors missing.*unexpected"
+    ):
+        Backbone("mobilenet_v2", str(resnet_file))
+    with pytest.raises(WeightsError, match=r"not of a resnet50.*of another shape \(layer1"):
+        Backbone("resnet50", str(resnet_file))
+    truncated = tmp_path / "truncated.pth"
+    truncated.write_bytes(resnet_file.read_bytes()[:100_000])
+    text = tmp_path / "text.pth"
+    text.write_text("not weights")
+    code = tmp_path / "code.pth"
+    code.write_bytes(pickle.dumps({"conv1.weight": Trap()}))
+    torch.save({"conv1.weight": Trap()}, tmp_path / "zipped.pth")
+    for path in (truncated, text, code, tmp_path / "zipped.pth"):
+        with pytest.raises(WeightsError, match=f"{path.name}.*cannot be read"):
+            read_weights(str(path))
+    assert not (tmp_path / "trapped").exists()
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(WeightsError, match="holds no state dict"):
+        read_weights(str(tmp_path / "list.pth"))
+    with pytest.raises(WeightsError, match=r"IMAGENET1K_V1.*there is no file 'IMAGENET1K_V9'"):
+        Backbone("resnet18", "IMAGENET1K_V9")
+
+
+def test_torchvision_weights_by_name(
+    resnet_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The real code path, with the file where torch.hub keeps what it has downloaded.
+    weights = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / weights.url.rsplit("/", 1)[1]).write_bytes(resnet_file.read_bytes())
+    backbone = Backbone("resnet18", "IMAGENET1K_V1")
+    state = torch.load(resnet_file, weights_only=True)
+    assert torch.equal(backbone.stages[0].conv1.weight, state["conv1.weight"])  # type: ignore[union-attr]
+
+
+def test_wrong_names() -> None:
+    with pytest.raises(ValueError, match=r"alexnet.*got 'alexnt'; did you mean 'alexnet'"):
+        Backbone("alexnt")
+    with pytest.raises(ValueError, match="stride of resnet18 must be one of 4, 8, 16, 32, got 5"):
+        Backbone("resnet18", stride=5)

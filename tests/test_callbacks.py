@@ -1,0 +1,82 @@
+import json
+
+import pytest
+import torch
+
+from pellucid.callbacks import FiniteLoss, Stopwatch
+from pellucid.errors import RunFailure
+from tests.helpers import TinyModel, call, only_run, write_config
+
+
+class FakeTrainer:
+    current_epoch, global_step, checkpoint_callbacks = 1, 7, ()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("term", ["filter_loss", "loss", "classification_loss"])
+def test_a_term_that_is_not_finite_is_named(term, value):
+    outputs = {name: torch.tensor(1.0) for name in ("loss", "classification_loss", "filter_loss")}
+    outputs["logits"] = torch.full((2, 3), torch.nan)  # Only scalars are looked at.
+    FiniteLoss().check(FakeTrainer(), outputs)
+    outputs[term] = torch.tensor(value)
+    with pytest.raises(RunFailure, match=rf"{term} is {value} \(epoch 1, step 7\)"):
+        FiniteLoss().check(FakeTrainer(), outputs)
+
+
+def test_the_term_is_blamed_not_the_sum():
+    outputs = {"loss": torch.tensor(torch.nan), "filter_loss": torch.tensor(torch.nan)}
+    with pytest.raises(RunFailure) as error:
+        FiniteLoss().check(FakeTrainer(), outputs)
+    assert "filter_loss is nan" in str(error.value)
+    assert " loss is" not in str(error.value).split(":", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("--model.filter_loss_weight=0.1", "the loss is not finite: filter_loss is nan"),
+        ("--model.poison_gradient=true", "the gradient is not finite: features.weight"),
+    ],
+)
+def test_the_run_stops_and_keeps_the_last_good_checkpoint(tmp_path, capsys, option, says):
+    words = ["--config", write_config(tmp_path), "--run_root", tmp_path / "runs", option]
+    # Three steps an epoch: the second epoch goes wrong in its second step.
+    assert call("fit", *words, "--model.poison_step=4", "--trainer.max_epochs=3") == 1
+    err = capsys.readouterr().err
+    last = only_run(tmp_path / "runs") / "checkpoints/last.ckpt"
+    assert says in err
+    assert "epoch 1, step 4" in err
+    assert str(last) in err
+    assert len(err.strip().splitlines()) <= 2
+    checkpoint = torch.load(last, weights_only=True)
+    assert checkpoint["epoch"] == 0
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+def test_the_weights_never_see_it(tmp_path, monkeypatch):
+    """The model object itself, not only its checkpoint, is as it was before the bad step."""
+    models = []
+    monkeypatch.setattr(TinyModel, "on_fit_start", lambda self: models.append(self), raising=False)
+    words = ["--config", write_config(tmp_path), "--run_root", tmp_path / "runs"]
+    for gradient in ("true", "false"):
+        options = ["--model.poison_step=1", f"--model.poison_gradient={gradient}"]
+        assert call("fit", *words, *options) == 1
+    assert len(models) == 2
+    for model in models:
+        assert all(parameter.isfinite().all() for parameter in model.parameters())
+        assert "step" not in vars(model)  # The check was taken off again.
+
+
+def test_stopwatch_counts_the_training_images(tmp_path):
+    words = ["--config", write_config(tmp_path), "--run_root", tmp_path / "runs"]
+    assert call("run", *words) == 0
+    results = json.loads((only_run(tmp_path / "runs") / "results.json").read_text())
+    assert results["images_per_second"] > 2 * 24 / results["fit_seconds"] > 0
+    assert Stopwatch().images_per_second is None
+
+
+def test_unit_figures_reach_the_files_of_the_report(tmp_path):
+    words = ["--config", write_config(tmp_path), "--run_root", tmp_path / "runs"]
+    assert call("run", *words, "--model.measure_units=true") == 0
+    units = json.loads((only_run(tmp_path / "runs") / "units.json").read_text())
+    assert [unit["mean_peak"] > 0 for unit in units] == [True] * 4

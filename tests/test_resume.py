@@ -1,0 +1,216 @@
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pellucid.logging import RunCSVLogger
+from pellucid.resume import Checkpoint, random_state, set_random_state
+from tests.helpers import CONFIG, TinyData, TinyModel, call, only_run, write_config
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+EPOCHS = "--trainer.max_epochs=4"
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def assert_same_weights(path, other):
+    a, b = weights(path), weights(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def assert_same_run(run, other):
+    """Weights of both checkpoints, the best score, all rows of figures and the results."""
+    for name in ("best", "last"):
+        assert_same_weights(run / f"checkpoints/{name}.ckpt", other / f"checkpoints/{name}.ckpt")
+    assert (run / "metrics.csv").read_text() == (other / "metrics.csv").read_text()
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def best_score(run):
+    states = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["callbacks"]
+    return [s["best_model_score"] for s in states.values() if s.get("monitor") == "val/loss"]
+
+
+def interrupt(monkeypatch, capsys, config, root, step, command="fit"):
+    """Ctrl-C at an optimiser step, in this process."""
+    monkeypatch.setenv("TINY_SIGNAL", "SIGINT")
+    monkeypatch.setenv("TINY_SIGNAL_AT_STEP", str(step))
+    status = call(command, "--config", config, EPOCHS, "--run_root", root)
+    monkeypatch.delenv("TINY_SIGNAL_AT_STEP")
+    return status, capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
+    config = write_config(tmp_path)
+    environment = os.environ | {
+        "PYTHONPATH": str(REPOSITORY),
+        "TINY_SIGNAL": "SIGKILL",
+        "TINY_SIGNAL_AT_STEP": "7",  # Three steps an epoch: in the middle of the third.
+        "OMP_NUM_THREADS": "1",
+    }
+    words = ["run", "--config", config, EPOCHS, "--run_root", tmp_path / "killed"]
+    killed = subprocess.run(
+        [sys.executable, REPOSITORY / "train.py", *words], env=environment, timeout=120, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    run = only_run(tmp_path / "killed")
+    assert not (run / "results.json").exists()
+
+    last = run / "checkpoints/last.ckpt"
+    assert call("run", "--config", run / "config.yaml", "--ckpt_path", last) == 0
+    assert call("run", "--config", config, EPOCHS, "--run_root", tmp_path / "whole") == 0
+    whole = only_run(tmp_path / "whole")
+    assert only_run(tmp_path / "killed") == run  # It went on in its own directory.
+    assert_same_run(run, whole)
+    assert best_score(run) == best_score(whole)
+    metrics = ["accuracy", "loss"]
+    results = [json.loads((r / "results.json").read_text())["metrics"] for r in (run, whole)]
+    assert results[0] == results[1]
+    assert {f"{stage}/{m}" for stage in ("test", "all") for m in metrics} <= results[0].keys()
+
+
+@pytest.mark.parametrize("step", [3, 5])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_ctrl_c_says_how_to_go_on_and_the_words_work(tmp_path, monkeypatch, capsys, step, workers):
+    config = write_config(tmp_path, CONFIG + f"  init_args: {{num_workers: {workers}}}\n")
+    status, out = interrupt(monkeypatch, capsys, config, tmp_path / "stopped", step)
+    assert status == 130
+    run = only_run(tmp_path / "stopped")
+    command = out.strip().splitlines()[-1].split()
+    assert command[:2] == ["pellucid", "fit"]
+    assert str(run / "checkpoints/last.ckpt") in command
+    assert call(*command[1:]) == 0
+    assert call("fit", "--config", config, EPOCHS, "--run_root", tmp_path / "whole") == 0
+    assert_same_run(run, only_run(tmp_path / "whole"))
+
+
+def test_ctrl_c_before_the_first_checkpoint(tmp_path, monkeypatch, capsys):
+    config = write_config(tmp_path)
+    status, out = interrupt(monkeypatch, capsys, config, tmp_path / "runs", 1)
+    assert status == 130
+    assert "nothing to go on from" in out
+
+
+def test_without_the_random_state_the_runs_would_differ(tmp_path, monkeypatch, capsys):
+    """The comparison above can fail."""
+    monkeypatch.setattr("pellucid.resume.set_random_state", lambda state: None)
+    config = write_config(tmp_path)
+    interrupt(monkeypatch, capsys, config, tmp_path / "stopped", 5)
+    run = only_run(tmp_path / "stopped")
+    last = run / "checkpoints/last.ckpt"
+    assert call("fit", "--config", run / "config.yaml", "--ckpt_path", last) == 0
+    assert call("fit", "--config", config, EPOCHS, "--run_root", tmp_path / "whole") == 0
+    ours, whole = weights(last), weights(only_run(tmp_path / "whole") / "checkpoints/last.ckpt")
+    assert any(not torch.equal(ours[name], whole[name]) for name in ours)
+
+
+def test_going_on_for_more_epochs_is_the_longer_run(tmp_path):
+    config, root = write_config(tmp_path), tmp_path / "runs"
+    assert call("fit", "--config", config, "--run_root", root) == 0
+    run = only_run(root)
+    last = run / "checkpoints/last.ckpt"
+    assert call("fit", "--config", run / "config.yaml", "--ckpt_path", last, EPOCHS) == 0
+    assert call("fit", "--config", config, EPOCHS, "--run_root", tmp_path / "whole") == 0
+    assert_same_run(run, only_run(tmp_path / "whole"))
+
+
+def test_a_moved_run_keeps_its_best_score(tmp_path):
+    root = tmp_path / "runs"
+    assert call("fit", "--config", write_config(tmp_path), "--run_root", root) == 0
+    run = only_run(root)
+    score = best_score(run)
+    moved = run.rename(tmp_path / "moved")
+    last = moved / "checkpoints/last.ckpt"
+    words = ["--config", moved / "config.yaml", "--ckpt_path", last, "--trainer.max_epochs=3"]
+    # So bad a learning rate that the third epoch cannot be the best.
+    before = weights(moved / "checkpoints/best.ckpt")
+    checkpoint = torch.load(last, weights_only=True)
+    for group in checkpoint["optimizer_states"][0]["param_groups"]:
+        group["lr"] = 1e3
+    torch.save(checkpoint, last)
+    assert call("fit", *words) == 0
+    assert best_score(moved) == score
+    after = weights(moved / "checkpoints/best.ckpt")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_last_is_written_when_the_epoch_was_not_the_best(tmp_path):
+    # The first epoch's loss is the largest.
+    words = ["--config", write_config(tmp_path), "--run_root", tmp_path, EPOCHS]
+    assert call("fit", *words, "--monitor=val/loss", "--mode=max") == 0
+    last = torch.load(only_run(tmp_path) / "checkpoints/last.ckpt", weights_only=True)
+    best = torch.load(only_run(tmp_path) / "checkpoints/best.ckpt", weights_only=True)
+    assert (last["epoch"], best["epoch"]) == (3, 0)
+
+
+def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    words = ["--config", write_config(tmp_path), "--run_root", tmp_path]
+    assert call("fit", *words) == 0
+    run = only_run(tmp_path)
+    last = run / "checkpoints/last.ckpt"
+    before = last.read_bytes()
+
+    def die_half_way(self, path, weights_only=False):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pytorch_lightning.Trainer.save_checkpoint", die_half_way)
+    status = call("fit", "--config", run / "config.yaml", "--ckpt_path", last, EPOCHS)
+    assert status == 130
+    assert last.read_bytes() == before
+
+
+def test_checkpoint_alone_rebuilds_its_model(tmp_path):
+    words = ["--config", write_config(tmp_path), "--run_root", tmp_path]
+    assert call("fit", *words, "--model.width=5", "--data.classes=4") == 0
+    path = only_run(tmp_path) / "checkpoints/best.ckpt"
+    model = TinyModel.load_from_checkpoint(path, weights_only=True, map_location="cpu")
+    assert (model.features.out_channels, model.num_classes) == (5, 4)
+    expected = weights(path)
+    assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())
+    assert TinyData().num_classes == 3
+
+
+def test_random_state_comes_back_from_a_file(tmp_path):
+    torch.save(random_state(), tmp_path / "state.pt")
+    first = torch.rand(3), np.random.rand(3), random.random(), np.random.standard_normal()
+    set_random_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    again = torch.rand(3), np.random.rand(3), random.random(), np.random.standard_normal()
+    assert torch.equal(first[0], again[0])
+    assert np.array_equal(first[1], again[1])
+    assert first[2:] == again[2:]
+
+
+def test_rows_after_the_checkpoint_are_dropped(tmp_path):
+    logger = RunCSVLogger(tmp_path)
+    for epoch in range(3):
+        logger.log_metrics({"val/loss": epoch / 10, "epoch": epoch}, step=epoch)
+    logger.log_metrics({"test/loss": 9.0, "epoch": 2}, step=2)
+    again = RunCSVLogger(tmp_path)
+    again.keep(2, {"epoch": "1", "step": "1", "train/loss": "0.5"})
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["val/loss"] for row in rows] == ["0.0", "0.1", ""]
+    assert rows[2]["train/loss"] == "0.5"
+    assert "test/loss" not in rows[0]
+
+
+def test_checkpoint_from_elsewhere_does_not_bring_its_best_path(tmp_path):
+    callback = Checkpoint(tmp_path / "new", "best", "val/loss")
+    state = Checkpoint(tmp_path / "old", "best", "val/loss").state_dict()
+    state |= {"best_model_score": torch.tensor(0.1), "best_model_path": str(tmp_path / "old")}
+    callback.load_state_dict(state)
+    assert callback.best_k_models == {}
+    assert callback.best_model_score is None
