@@ -136,13 +136,35 @@ class CheckMonitors(Callback):
 
 
 class Stopwatch(Callback):
-    """Measures a fit: ``seconds`` in all, and training images a second, validation left out."""
+    """Measures a fit: ``seconds`` in all, and training images a second, validation left out.
+
+    A resumed fit counts on from its checkpoint.
+    """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
         self.images = 0
-        self._training = 0.0
-        self._fit_start = self._epoch_start = 0.0
+        self._before = self._training = self._epoch_start = 0.0
+        self._fit_start: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Time that the fit has taken."""
+        if self._fit_start is None:
+            return self._before
+        return self._before + time.perf_counter() - self._fit_start
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"seconds": self.seconds, "images": self.images, "training": self._training}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on from a checkpoint.
+
+        Args:
+            state_dict: What :meth:`state_dict` gave.
+        """
+        self._before, self.images = state_dict["seconds"], state_dict["images"]
+        self._training = state_dict["training"]
 
     @property
     def images_per_second(self) -> float | None:
@@ -155,7 +177,7 @@ class Stopwatch(Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop."""
-        self.seconds = time.perf_counter() - self._fit_start
+        self._before, self._fit_start = self.seconds, None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start of an epoch's training."""

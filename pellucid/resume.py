@@ -10,6 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
 
 from pellucid.checkpoint import ORIGIN, class_path
 from pellucid.errors import UserError
@@ -139,12 +140,18 @@ class RunState(Callback):
         """Keep what is restored once the training starts."""
         self._restore = checkpoint.get(ORIGIN)
         self._schedulers = checkpoint.get("lr_schedulers", [])
+        if trainer.state.fn == TrainerFn.FITTING:
+            # Lightning restores its loops after the optimisers, whose schedules may ask for the
+            # length of the loader: its workers would already fetch the images of epoch 0.
+            saved: Any = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+            progress: Any = trainer.fit_loop.epoch_progress.current
+            progress.processed = saved["processed"]
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check that the schedule goes on as long as the run; cut ``metrics.csv`` back."""
         for scheduler in self._schedulers:
-            steps, wanted = scheduler.get("total_steps"), trainer.estimated_stepping_batches
-            if steps is not None and wanted > steps:
+            steps = scheduler.get("total_steps")
+            if steps is not None and (wanted := trainer.estimated_stepping_batches) > steps:
                 raise UserError(
                     "trainer.max_epochs",
                     f"the run would take {wanted:.0f} steps, the checkpoint's learning rate was "
@@ -187,7 +194,7 @@ def random_state() -> dict[str, Any]:
         "python": [version, list(words), gauss],
         "numpy": [name, torch.from_numpy(words32), position, has_gauss, float(cached)],
     }
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state()
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()

@@ -133,6 +133,16 @@ class NeedsMasks(TinyModel):
     requires: ClassVar[frozenset[str]] = frozenset({"image", "label", "part_masks"})
 
 
+class OneCycle(TinyModel):
+    """A model whose learning rate is planned for a number of steps."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), self.lr)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, steps)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+
 class MonitorsLandmarks(TinyModel):
     """A model whose best checkpoint is chosen by a metric that needs landmarks."""
 

@@ -230,6 +230,15 @@ def test_the_command_line_beats_the_checkpoint(run, tmp_path):
     assert found["test/loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_class_in_a_file_of_the_users_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_model.py").write_text(
+        "from tests.helpers import TinyModel\nclass Mine(TinyModel):\n    pass\n"
+    )
+    assert type(options(tmp_path, "--model=my_model.Mine").model).__name__ == "Mine"
+
+
 def test_hyper_parameters_are_the_constructors_plain_values(run):
     saved = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["hyper_parameters"]
     assert saved["num_classes"] == 3

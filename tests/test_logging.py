@@ -160,7 +160,6 @@ def test_tensorboard_beside_csv(tmp_path):
     assert (run / "config.yaml").is_file()
 
 
-@pytest.mark.slow
 def test_wandb_offline_keeps_its_files_in_the_run(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

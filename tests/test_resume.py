@@ -42,11 +42,11 @@ def best_score(run):
     return [s["best_model_score"] for s in states.values() if s.get("monitor") == "val/loss"]
 
 
-def interrupt(monkeypatch, capsys, config, root, step, command="fit"):
-    """Ctrl-C at an optimiser step, in this process."""
-    monkeypatch.setenv("TINY_SIGNAL", "SIGINT")
+def interrupt(monkeypatch, capsys, config, root, step, name="SIGINT"):
+    """Ctrl-C, or another signal, at an optimiser step, in this process."""
+    monkeypatch.setenv("TINY_SIGNAL", name)
     monkeypatch.setenv("TINY_SIGNAL_AT_STEP", str(step))
-    status = call(command, "--config", config, EPOCHS, "--run_root", root)
+    status = call("fit", "--config", config, EPOCHS, "--run_root", root)
     monkeypatch.delenv("TINY_SIGNAL_AT_STEP")
     return status, capsys.readouterr().out
 
@@ -81,10 +81,15 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
     assert {f"{stage}/{m}" for stage in ("test", "all") for m in metrics} <= results[0].keys()
 
 
-@pytest.mark.parametrize("step", [3, 5])
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_ctrl_c_says_how_to_go_on_and_the_words_work(tmp_path, monkeypatch, capsys, step, workers):
-    config = write_config(tmp_path, CONFIG + f"  init_args: {{num_workers: {workers}}}\n")
+@pytest.mark.parametrize(
+    ("step", "model", "workers"),
+    [(3, "TinyModel", 0), (5, "TinyModel", 0), (5, "TinyModel", 1), (7, "OneCycle", 1)],
+)
+def test_ctrl_c_says_how_to_go_on_and_the_words_work(
+    tmp_path, monkeypatch, capsys, step, model, workers
+):
+    text = CONFIG.replace("TinyModel", model) + f"  init_args: {{num_workers: {workers}}}\n"
+    config = write_config(tmp_path, text)
     status, out = interrupt(monkeypatch, capsys, config, tmp_path / "stopped", step)
     assert status == 130
     run = only_run(tmp_path / "stopped")
@@ -94,6 +99,15 @@ def test_ctrl_c_says_how_to_go_on_and_the_words_work(tmp_path, monkeypatch, caps
     assert call(*command[1:]) == 0
     assert call("fit", "--config", config, EPOCHS, "--run_root", tmp_path / "whole") == 0
     assert_same_run(run, only_run(tmp_path / "whole"))
+
+
+def test_a_cluster_that_ends_the_job_is_told_the_same(tmp_path, monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    config, root = write_config(tmp_path), tmp_path / "runs"
+    status, out = interrupt(monkeypatch, capsys, config, root, 5, "SIGTERM")
+    assert status == 128 + signal.SIGTERM
+    assert f"--ckpt_path {only_run(root) / 'checkpoints/last.ckpt'}" in out
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_ctrl_c_before_the_first_checkpoint(tmp_path, monkeypatch, capsys):
@@ -124,6 +138,37 @@ def test_going_on_for_more_epochs_is_the_longer_run(tmp_path):
     assert call("fit", "--config", run / "config.yaml", "--ckpt_path", last, EPOCHS) == 0
     assert call("fit", "--config", config, EPOCHS, "--run_root", tmp_path / "whole") == 0
     assert_same_run(run, only_run(tmp_path / "whole"))
+
+
+def test_a_run_killed_in_its_tests_only_tests_again(tmp_path):
+    root = tmp_path / "runs"
+    assert call("run", "--config", write_config(tmp_path), "--run_root", root) == 0
+    run = only_run(root)
+    rows, results = (
+        (run / "metrics.csv").read_text(),
+        json.loads((run / "results.json").read_text()),
+    )
+    (run / "results.json").unlink()
+    last = run / "checkpoints/last.ckpt"
+    assert call("run", "--config", run / "config.yaml", "--ckpt_path", last) == 0
+    assert (run / "metrics.csv").read_text() == rows
+    again = json.loads((run / "results.json").read_text())
+    assert again["metrics"] == results["metrics"]
+    # The time of the fit comes from the checkpoint, which was written just before its end.
+    assert 0 < again["fit_seconds"] <= results["fit_seconds"] + 1
+    assert again["images_per_second"] == pytest.approx(results["images_per_second"])
+
+
+def test_a_schedule_that_would_end_too_early_is_refused(tmp_path, capsys):
+    config = write_config(tmp_path, CONFIG.replace("helpers.TinyModel", "helpers.OneCycle"))
+    assert call("fit", "--config", config, "--run_root", tmp_path / "runs") == 0
+    run = only_run(tmp_path / "runs")
+    words = ["--config", run / "config.yaml", "--ckpt_path", run / "checkpoints/last.ckpt"]
+    rows = (run / "metrics.csv").read_text()
+    assert call("fit", *words, EPOCHS) == 2
+    assert "trainer.max_epochs" in capsys.readouterr().err
+    assert (run / "metrics.csv").read_text() == rows
+    assert (run / "config.yaml").is_file()
 
 
 def test_a_moved_run_keeps_its_best_score(tmp_path):
@@ -160,7 +205,7 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path, monkeypatch
     assert call("fit", *words) == 0
     run = only_run(tmp_path)
     last = run / "checkpoints/last.ckpt"
-    before = last.read_bytes()
+    before = {path.name: path.read_bytes() for path in last.parent.iterdir()}
 
     def die_half_way(self, path, weights_only=False):
         Path(path).write_bytes(b"half")
@@ -169,7 +214,8 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path, monkeypatch
     monkeypatch.setattr("pytorch_lightning.Trainer.save_checkpoint", die_half_way)
     status = call("fit", "--config", run / "config.yaml", "--ckpt_path", last, EPOCHS)
     assert status == 130
-    assert last.read_bytes() == before
+    for name, content in before.items():
+        assert (last.parent / name).read_bytes() == content
 
 
 def test_checkpoint_alone_rebuilds_its_model(tmp_path):

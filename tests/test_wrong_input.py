@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pellucid.cli import find_config
 from tests.helpers import CONFIG, TinyModel, call, only_run, write_config
 
 
@@ -40,6 +41,8 @@ def in_model(text: str) -> str:
 def in_data(text: str) -> str:
     return f"{CONFIG}  init_args:\n    {text}\n"
 
+
+SHIPPED = find_config("icnn_parts").read_text()
 
 WRONG = [
     # Names.
@@ -157,6 +160,12 @@ WRONG = [
         ),
         ("monitor", "'val/loss'"),
     ),
+    # The shipped experiment.
+    Wrong("weights of another", ("--model.weights={bare}",), ("model", "bare.ckpt"), SHIPPED),
+    Wrong("weights file", ("--model.weights=no/such.pth",), ("model", "no/such.pth"), SHIPPED),
+    Wrong("backbone", ("--model.backbone=resnet81",), ("model", "'resnet81'", "resnet18"), SHIPPED),
+    Wrong("part", ("--data.remove_parts=[trunk]",), ("data", "trunk", "tail"), SHIPPED),
+    Wrong("head", ("--model.head=sigmoid",), ("model", "sigmoid", "softmax"), SHIPPED),
     # Files.
     Wrong("config", ("--config=icnn_prats",), ("--config", "icnn_prats")),
     Wrong("config path", ("--config=no/such.yaml",), ("--config", "no/such.yaml")),
@@ -204,6 +213,7 @@ WRONG = [
     Wrong("run root is a file", ("--run_root={text}",), ("run_root", "text.ckpt")),
     # Loggers.
     Wrong("logger", ("--logger=wandbb",), ("logger", "'wandb'")),
+    Wrong("experiment", ("--experiment=a/b",), ("experiment", "a/b", "directory")),
     # Commands.
     Wrong("command", (), ("fitt", "'fit'"), command="fitt"),
 ]
@@ -226,13 +236,13 @@ def files(tmp_path_factory):
 def run_wrong(wrong, tmp_path, files, monkeypatch, capsys):
     trained = []
     monkeypatch.setattr(TinyModel, "training_step", lambda *args: trained.append(args))
-    words = [word.format(**files) if "{" in word[:14] else word for word in wrong.words]
+    words = [word.format(**files) if word.endswith("}") else word for word in wrong.words]
     config = write_config(tmp_path, wrong.config)
     root = tmp_path / "runs"
     status = call(wrong.command, "--config", config, "--run_root", root, *words)
     captured = capsys.readouterr()
     assert not trained
-    assert not root.exists() or not [p for p in root.rglob("*") if p.is_file()]
+    assert not list(root.rglob("*"))  # No directory is left behind either.
     return status, captured.err, captured.out
 
 

@@ -87,6 +87,9 @@ def main(args: Sequence[str] | None = None) -> None:
         _fail(str(error), 2, error)
     except RunFailure as error:
         _fail(str(error), 1, error)
+    except BrokenPipeError:
+        # The reader of a pipe, such as head, has seen enough; nothing more can be written to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         # Where a run was under way, it has already said how to go on.
         raise SystemExit(130) from None

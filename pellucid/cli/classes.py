@@ -3,7 +3,9 @@
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from pytorch_lightning import LightningDataModule, LightningModule
@@ -34,6 +36,9 @@ def load_class(key: str, values: Mapping[str, Any]) -> Any:
     if "." not in path:
         path = {name.rsplit(".", 1)[-1]: name for name in known_classes(key)}.get(path, path)
     module, _, name = path.rpartition(".")
+    if str(Path.cwd()) not in sys.path:
+        # The user's own classes; an installed command does not look where it is called.
+        sys.path.append(str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), name) if module else None
     except (ModuleNotFoundError, AttributeError) as error:

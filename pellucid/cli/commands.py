@@ -11,8 +11,10 @@ from torch.utils.data import default_collate
 from pellucid.analysis.units import denormalise
 from pellucid.checkpoint import check_fits, read_checkpoint, run_directory_of
 from pellucid.cli import Parser
+from pellucid.cli.classes import load_class
 from pellucid.cli.options import PellucidCLI
-from pellucid.cli.run import check_data, quiet
+from pellucid.cli.quiet import quiet
+from pellucid.cli.run import check_data
 from pellucid.datamodules.base import ImageDataModule
 from pellucid.errors import UserError
 from pellucid.models.base import InterpretableModel
@@ -70,11 +72,16 @@ def explain(words: Sequence[str]) -> None:
     with quiet():
         cli = PellucidCLI("explain", ["--config", config, *extra])
         content = read_checkpoint(checkpoint, "explain")
-        check_fits(content, cli.model, cli.datamodule)
-        cli.model.load_state_dict(content["state_dict"])
+        class_ = load_class("model", cli.given.values)
+        try:
+            model = class_.load_from_checkpoint(checkpoint, weights_only=True, map_location="cpu")
+        except (RuntimeError, TypeError, ValueError) as error:
+            problem = f"{checkpoint} does not rebuild a {class_.__name__}: {error}"
+            raise UserError("explain", problem) from error
+        check_fits(content, model, cli.datamodule)
         names, images = _images(cli.datamodule, parsed.images)
         output = parsed.output or run / "explanations"
-        _explain(cli.model.eval(), cli.datamodule, names, images, output)
+        _explain(model.eval(), cli.datamodule, names, images, output)
 
 
 def _find(path: Path, config: str | None) -> tuple[Path, Path]:

@@ -20,7 +20,7 @@ class PellucidCLI(LightningCLI):
     """Parses a command's options; builds data, model and trainer in this order.
 
     Args:
-        command: One of ``fit``, ``run``, ``validate``, ``test``, ``predict``.
+        command: One of ``fit``, ``run``, ``validate``, ``test``, ``predict``, ``explain``.
         words: The words after it.
     """
 
@@ -90,6 +90,8 @@ class PellucidCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build the data, then the model, which takes its number of classes from the data."""
         self.datamodule = self._build("data")
+        if self.command == "explain":  # Its checkpoint rebuilds the model.
+            return
         self.model = self._build("model")
         given.check_fields(self.model, self.datamodule)
 

@@ -4,17 +4,18 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pellucid import __version__
 from pellucid.callbacks import Stopwatch
 from pellucid.checkpoint import class_path
 
 if TYPE_CHECKING:
     from pellucid.cli.options import PellucidCLI
 
-_PACKAGES = ("pellucid", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy")
+_PACKAGES = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "numpy")
 
 
 def write_results(
@@ -42,7 +43,7 @@ def write_results(
         "fit_seconds": stopwatch.seconds,
         "images_per_second": stopwatch.images_per_second,
         "parameters": sum(parameter.numel() for parameter in cli.model.parameters()),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), "pellucid": __version__, **_versions()},
         "config_sha256": hashlib.sha256(config).hexdigest(),
     }
     path = directory / "results.json"
@@ -51,14 +52,7 @@ def write_results(
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name.replace("-", "_")] = version(name)
-        except PackageNotFoundError:
-            # Run from a checkout that is not installed.
-            found[name.replace("-", "_")] = "not installed"
-    return found
+    return {name.replace("-", "_"): version(name) for name in _PACKAGES}
 
 
 def summarise(metrics: Mapping[str, float], skipped: Mapping[str, str]) -> str:

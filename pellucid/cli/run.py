@@ -1,12 +1,10 @@
 """One command of the trainer, from the command line to the files of its run directory."""
 
 import csv
-import logging
 import os
 import signal
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,13 @@ import yaml
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from pellucid.batch import BatchError
 from pellucid.callbacks import CheckMonitors, FiniteLoss, Stopwatch, UnitFigures
 from pellucid.checkpoint import check_fits, read_checkpoint, run_directory_of
 from pellucid.cli.options import PellucidCLI, as_dict, blame
+from pellucid.cli.quiet import quiet
 from pellucid.cli.results import summarise, write_results
 from pellucid.datamodules.base import ImageDataModule, Split
 from pellucid.errors import RunFailure, UserError, brief
@@ -38,25 +38,6 @@ _SPLITS: dict[str, tuple[Split, ...]] = {
     "test": ("test",),
     "predict": ("test",),
 }
-
-_NOISE = (
-    # Images are made or cached in memory in the data modules that have no workers on purpose.
-    ".*does not have many workers.*",
-    # Figures are logged per epoch, so the interval for steps does not matter.
-    ".*smaller than the logging interval.*",
-    # A resumed run goes on in its own directory, which is not empty then.
-    ".*exists and is not empty.*",
-    # Frozen layers keep their batch statistics on purpose.
-    ".*in eval mode at the start of training.*",
-    # `run` gives the loader of the images of all splits beside its own data module.
-    ".*Using `DistributedSampler` with the dataloaders.*",
-    # Two checkpoints are kept, best and last, and both are named wherever they are used.
-    ".*multiple `ModelCheckpoint`.*",
-    # Only a fit goes on with the callbacks of the checkpoint's run.
-    ".*callbacks used to create the checkpoint need to be provided.*",
-    # Lightning with a newer torch.
-    ".*isinstance\\(treespec, LeafSpec\\).*",
-)
 
 
 def run_command(command: str, words: Sequence[str]) -> None:
@@ -110,6 +91,9 @@ class Run:
         if config.experiment is None:
             config.experiment = cli.given.experiment() or type(cli.model).__name__.lower()
         self.experiment: str = config.experiment
+        if Path(self.experiment).name != self.experiment or self.experiment == "..":
+            problem = f"{self.experiment!r} must be the name of a directory, without any '/'"
+            raise UserError("experiment", problem)
         checkpoint = config.ckpt_path
         self.resumed = run_directory_of(checkpoint) if checkpoint and self.trains else None
         self.directory = self.resumed or self._choose_directory(Path(config.run_root))
@@ -122,8 +106,8 @@ class Run:
         if self.trains:
             callbacks = [RunState(self.resumed is not None), FiniteLoss(), CheckMonitors()]
             callbacks += [self.stopwatch, self.units, self.best, self.last]
-        loggers = make_loggers(config.logger, self.directory, self.experiment)
         try:
+            loggers = make_loggers(config.logger, self.directory, self.experiment)
             self.trainer = cli.make_trainer(callbacks, loggers)
         except UserError:
             self._remove_if_empty()
@@ -180,6 +164,9 @@ class Run:
             raise RunFailure(
                 f"out of memory: a smaller data.batch_size may fit. {brief(str(error))}"
             ) from error
+        except SIGTERMException:
+            self._say_how_to_go_on()
+            raise SystemExit(128 + signal.SIGTERM) from None
         except SystemExit:
             # Lightning ends the process so after Ctrl-C.
             self._say_how_to_go_on()
@@ -299,26 +286,3 @@ class Run:
 
 def _figures(trainer: Trainer) -> dict[str, float]:
     return {key: float(value) for key, value in trainer.callback_metrics.items()}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out what Lightning says that does not concern the user; each with its reason above."""
-    levels = {}
-    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
-        logger = logging.getLogger(name)
-        levels[name] = logger.level
-        # Devices found, seeds set, tips for other products: the config has the first two.
-        logger.setLevel(logging.WARNING)
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        with warnings.catch_warnings():
-            for pattern in _NOISE:
-                warnings.filterwarnings("ignore", pattern)
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-        # Lightning ignores Ctrl-C after the first one, for good.
-        with suppress(ValueError):
-            signal.signal(signal.SIGINT, before)

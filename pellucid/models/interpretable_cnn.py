@@ -59,6 +59,9 @@ class InterpretableCNN(InterpretableModel):
         assignment: ``category`` (one template per image) or ``exact`` (label-free).
         beta: How fast templates fall off; 4 in the paper.
         negative_weight: Weight of images of other categories in ``category``.
+        filter_loss_warmup: Epochs over which the weight of the filter losses rises from zero. A
+            network that knows nothing yet can satisfy them with filters that always fire at one
+            place; pretrained ones need none.
         trainable_stages: How many of the backbone's last stages are trained; None: all; 0: none.
             The batch normalisation of frozen stages stays in evaluation.
         unfreeze_epoch: Epoch from which the whole backbone is trained; None: never.
@@ -91,6 +94,7 @@ class InterpretableCNN(InterpretableModel):
         assignment: Assignment = "category",
         beta: float = 4.0,
         negative_weight: float = 1.0,
+        filter_loss_warmup: int = 0,
         trainable_stages: int | None = None,
         unfreeze_epoch: int | None = None,
         lr: float = 1e-3,
@@ -108,6 +112,7 @@ class InterpretableCNN(InterpretableModel):
             ("num_units", num_units, 1),
             ("filter_loss_weight", filter_loss_weight, 0),
             ("top_filter_loss_weight", top_weight, 0),
+            ("filter_loss_warmup", filter_loss_warmup, 0),
             ("trainable_stages", trainable_stages or 0, 0),
             ("unfreeze_epoch", unfreeze_epoch or 0, 0),
             ("backbone_lr_factor", backbone_lr_factor, 0),
@@ -129,6 +134,7 @@ class InterpretableCNN(InterpretableModel):
         self.save_hyperparameters()
         self.num_classes, self.head = num_classes, head
         self.filter_loss_weight, self.top_filter_loss_weight = filter_loss_weight, top_weight
+        self.filter_loss_warmup = filter_loss_warmup
         self.unfreeze_epoch, self.lr = unfreeze_epoch, lr
         self.backbone_lr_factor, self.weight_decay = backbone_lr_factor, weight_decay
         self.schedule = schedule
@@ -191,13 +197,22 @@ class InterpretableCNN(InterpretableModel):
         scores = self.scores(added)
         loss = classification = self._classification_loss(scores, label)
         outputs = {"classification_loss": classification, "scores": scores, "maps": added}
-        if self.filter_loss_weight > 0:
-            outputs["filter_loss"] = self.filter_loss(added, label)
-            loss = loss + self.filter_loss_weight * outputs["filter_loss"]
-        if self.top_filter_loss_weight > 0:
-            outputs["top_filter_loss"] = self.top_filter_loss(top, label)
-            loss = loss + self.top_filter_loss_weight * outputs["top_filter_loss"]
+        share = self._warmth() if stage == "train" else 1.0
+        for name, weight, maps in (
+            ("filter_loss", self.filter_loss_weight, added),
+            ("top_filter_loss", self.top_filter_loss_weight, top),
+        ):
+            if weight > 0:
+                outputs[name] = getattr(self, name)(maps, label)
+                loss = loss + share * weight * outputs[name]
         return {"loss": loss, **outputs}
+
+    def _warmth(self) -> float:
+        """Share of the filter losses' weight that the warm-up has reached."""
+        if not self.filter_loss_warmup:
+            return 1.0
+        steps = self.filter_loss_warmup * int(self.trainer.num_training_batches)
+        return min(1.0, self.global_step / steps)
 
     def _classification_loss(self, scores: Tensor, label: Tensor) -> Tensor:
         if self.head == "logistic":

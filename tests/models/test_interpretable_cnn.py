@@ -35,6 +35,7 @@ def trainer(**options: Any) -> pl.Trainer:
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
     }
     return pl.Trainer(**(quiet | options))
 
