@@ -33,7 +33,7 @@ class Batch(TypedDict):
     factors: NotRequired[Tensor]
     """(B, F) int64 or float, the generative factors."""
     index: NotRequired[Tensor]
-    """(B,) int64, position in the split."""
+    """(B,) int64, position in the split; of an image that is repeated there, its first."""
 
 
 FLOAT = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

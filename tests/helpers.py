@@ -1,12 +1,15 @@
 """A model and a data module small enough to be trained inside a test, and wrong ones on purpose."""
 
+import json
 import os
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -238,3 +241,48 @@ def only_run(root: Path, experiment: str = "tiny") -> Path:
     """The one run of an experiment."""
     (run,) = (root / experiment).iterdir()
     return run
+
+
+def write_photos(root: Path, classes: Sequence[str] = ("cat", "fox"), count: int = 4) -> Path:
+    """A user's own images in the layout of ImageFolderParts, with ``keypoints.json`` beside them.
+
+    Returns:
+        ``root``.
+    """
+    images: list[dict[str, Any]] = []
+    for split in ("train", "val", "test"):
+        for shade, name in enumerate(classes):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                path = folder / f"{split}_{name}_{i}.jpg"
+                picture = Image.new("RGB", (60, 50), (20 * i, 90 + 60 * shade, 90))
+                picture.paste((250, 250, 250), (10 + i, 10, 20 + i, 20))
+                picture.save(path)
+                file = path.relative_to(root).as_posix()
+                images.append({"id": len(images), "file_name": file, "width": 60, "height": 50})
+    keypoints = {
+        "images": images,
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 1, "keypoints": [15, 15, 2, 40, 30, 0]}
+            for i in range(len(images))
+        ],
+        "categories": [{"id": 1, "name": "animal", "keypoints": ["head", "legs"]}],
+    }
+    (root / "keypoints.json").write_text(json.dumps(keypoints))
+    return root
+
+
+class CodeBlock(NamedTuple):
+    """A fenced block of a Markdown page."""
+
+    language: str
+    text: str
+    line: int
+
+
+def code_blocks(page: Path) -> list[CodeBlock]:
+    """All fenced blocks of a page, in their order."""
+    text = page.read_text(encoding="utf-8")
+    fences = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [CodeBlock(m[1], m[2], text.count("\n", 0, m.start()) + 1) for m in fences]

@@ -315,7 +315,11 @@ def test_report_of_several_runs(run, tmp_path, capsys):
     output = tmp_path / "both.html"
     assert call("report", run, run, "--output", output) == 0
     assert output.is_file()
-    assert str(output) in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert str(output) in out
+    accuracy = json.loads((run / "results.json").read_text())["metrics"]["test/accuracy"]
+    (line, _) = (line for line in out.splitlines() if line.startswith("Accuracy"))
+    assert line.count(f"{100 * accuracy:.1f} %") == 2
 
 
 # Configs.

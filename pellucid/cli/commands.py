@@ -21,13 +21,15 @@ from pellucid.models.base import InterpretableModel
 from pellucid.models.explanation import Explanation
 from pellucid.report.page import build_report
 from pellucid.report.pictures import draw_explanation
+from pellucid.report.results import text_table
+from pellucid.report.runs import read_runs
 
 _DEFAULT_IMAGES = 6
 _LISTED_UNITS = 8
 
 
 def report(words: Sequence[str]) -> None:
-    """Write the page of one run, or the comparison of several.
+    """Write the page of one run, or the comparison of several, and print their figures.
 
     Args:
         words: The words after the command.
@@ -40,9 +42,11 @@ def report(words: Sequence[str]) -> None:
     parser.add_argument("--output", type=Path, help="the page; default: report.html beside the run")
     parsed = parser.parse_args(list(words))
     try:
-        print(build_report(parsed.runs, parsed.output))
+        page = build_report(parsed.runs, parsed.output)
+        figures = text_table(read_runs(parsed.runs))
     except (ValueError, OSError) as error:
         raise UserError("report", str(error)) from error
+    print(f"{figures}\n\nreport: {page}" if figures else f"report: {page}")
 
 
 def explain(words: Sequence[str]) -> None:

@@ -229,6 +229,9 @@ class _AnimalPartDataset(Dataset[Batch]):
     ) -> None:
         self.groups, self.entries, self.augment = groups, entries, augment
         self.mean, self.std = mean, std
+        first: dict[tuple[int, int, bool], int] = {}
+        # A repeated image is known by its first position, so that it counts and is cached once.
+        self.positions = [first.setdefault(entry, i) for i, entry in enumerate(entries)]
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -248,7 +251,7 @@ class _AnimalPartDataset(Dataset[Batch]):
             sample = mirror(sample)
         if self.augment is not None:
             sample = self.augment(sample)
-        return batch_item(sample, group.label, index, self.mean, self.std)
+        return batch_item(sample, group.label, self.positions[index], self.mean, self.std)
 
 
 def _decode(objects: Objects, index: int, size: int) -> Tensor:

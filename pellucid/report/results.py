@@ -123,6 +123,39 @@ def make_headlines(runs: Sequence[Run]) -> list[Headline]:
     return found
 
 
+def text_table(runs: Sequence[Run]) -> str:
+    """The headline figures of all runs side by side, with ratios to the first run, as text.
+
+    Args:
+        runs: As :func:`pellucid.report.runs.read_runs` gives them.
+
+    Returns:
+        A table of the test split and one of all images; empty without figures.
+    """
+    labels = {figure(name).label for name in _HEADLINES}
+    tables: list[list[list[str]]] = []
+    for stage in make_table(runs):
+        rows = [row for row in stage.rows if row.figure.label in labels]
+        if stage.name in (_STAGES["test"], _STAGES["all"]) and rows:
+            head = [stage.name, *(run.label for run in runs)]
+            tables.append([head, *(_text_row(row) for row in rows)])
+    columns = list(zip(*(row for table in tables for row in table), strict=True))
+    widths = [max(len(cell) for cell in column) for column in columns]
+    return "\n\n".join(
+        "\n".join(
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+            for row in table
+        )
+        for table in tables
+    )
+
+
+def _text_row(row: Row) -> list[str]:
+    # Not every terminal has the page's arrows.
+    first = f"{row.figure.label} ({row.figure.better} is better)"
+    return [first, *(f"{c.text} ({c.ratio})" if c.ratio else c.text for c in row.cells)]
+
+
 def make_verdict(runs: Sequence[Run]) -> list[str]:
     """Sentences that say what the figures mean, plain text; empty without figures."""
     stage = _stage(runs)

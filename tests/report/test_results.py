@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from pellucid.report.glossary import figure
-from pellucid.report.results import make_headlines, make_skipped, make_table, make_verdict
+from pellucid.report.results import (
+    make_headlines,
+    make_skipped,
+    make_table,
+    make_verdict,
+    text_table,
+)
 from pellucid.report.runs import Run
 
 PLAIN = {
@@ -93,6 +99,27 @@ def test_the_better_value_is_marked_and_its_ratio_given() -> None:
         ("0.100", False, ""),
         ("0.400", False, ""),
     ]
+
+
+def test_two_runs_side_by_side_as_text() -> None:
+    everywhere = {f"all/{key.split('/')[1]}": value for key, value in OURS.items()}
+    text = text_table([run("cnn", PLAIN), run("icnn", OURS | everywhere)])
+    assert text.replace("\N{MULTIPLICATION SIGN}", "x").splitlines() == [
+        "Test split                                   cnn              icnn",
+        "Accuracy (higher is better)               98.1 %  97.7 % (x 0.996)",
+        "Location instability (lower is better)     0.111    0.064 (x 0.58)",
+        "Part interpretability (higher is better)   0.348    0.654 (x 1.88)",
+        "",
+        "All images                                   cnn              icnn",
+        "Accuracy (higher is better)                    —            97.7 %",
+        "Location instability (lower is better)         —             0.064",
+        "Part interpretability (higher is better)       —             0.654",
+    ]
+
+
+@pytest.mark.parametrize("metrics", [{}, {"test/loss": 1.0}, {"val/accuracy": 0.5}])
+def test_no_text_without_figures_of_a_test(metrics: dict[str, float]) -> None:
+    assert text_table([run("a", metrics), run("b", metrics)]) == ""
 
 
 def test_a_value_that_is_missing_or_no_number() -> None:

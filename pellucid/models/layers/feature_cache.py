@@ -59,16 +59,20 @@ class FeatureCache:
             (B, ...) as ``compute(image)``.
         """
         known = self._known.get(split)
-        if known is not None and bool(known[index].all()):
-            return self._features[split][index]
-        features = compute(image)
         if known is None:
+            features = compute(image)
             need = features[0].numel() * features.element_size() * size / 2**30
             if need > self.limit_gib:
                 log.info("frozen features of %s need %.1f GiB: not kept", split, need)
                 return features
             self._features[split] = features.new_empty((size, *features.shape[1:]))
             known = self._known[split] = torch.zeros(size, dtype=torch.bool, device=index.device)
-        self._features[split][index] = features
+            new = torch.ones_like(index, dtype=torch.bool)
+        else:
+            new = ~known[index]
+            if not bool(new.any()):
+                return self._features[split][index]
+            features = compute(image[new])
+        self._features[split][index[new]] = features
         known[index] = True
-        return features
+        return self._features[split][index]

@@ -1,0 +1,51 @@
+"""The cache of frozen features: what is computed, and when nothing is kept."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from pellucid.models.layers.feature_cache import FeatureCache
+
+
+class Frozen:
+    """Doubles images and counts them."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def __call__(self, image: Tensor) -> Tensor:
+        self.images += len(image)
+        return image * 2
+
+
+def test_each_image_is_computed_once() -> None:
+    images, frozen, cache = torch.randn(10, 2, 3), Frozen(), FeatureCache()
+    for order in ([3, 1, 4], [1, 5, 3], [9, 5], [3, 3, 1]):
+        index = torch.tensor(order)
+        features = cache.get("train", 10, index, images[index], frozen)
+        assert torch.equal(features, images[index] * 2)
+    assert frozen.images == 5
+
+
+def test_splits_do_not_mix() -> None:
+    frozen, cache = Frozen(), FeatureCache()
+    index = torch.tensor([0])
+    first = cache.get("train", 1, index, torch.ones(1, 1), frozen)
+    second = cache.get("val", 1, index, torch.full((1, 1), 5.0), frozen)
+    assert (first.item(), second.item()) == (2.0, 10.0)
+    cache.clear()
+    assert cache.get("val", 1, index, torch.ones(1, 1), frozen).item() == 2.0
+
+
+def test_what_needs_too_much_memory_is_not_kept() -> None:
+    frozen, cache = Frozen(), FeatureCache(limit_gib=1e-6)
+    index = torch.tensor([0])
+    for _ in range(2):
+        cache.get("train", 1000, index, torch.ones(1, 1000), frozen)
+    assert frozen.images == 2
+    assert "train" not in cache
+
+
+def test_limit_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="limit_gib must be greater than 0, got 0"):
+        FeatureCache(0)
