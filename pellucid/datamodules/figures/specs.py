@@ -39,7 +39,9 @@ FACTORS: dict[str, Factor] = {
     "scene": _category(tuple(SCENES)),
     "mirror": _category(("faces right", "faces left")),
     "rotation": Factor(-20, 20, "degrees, clockwise before mirroring"),
-    "scale": Factor(700, 1150, "thousandths of half the image's side per figure unit"),
+    # Distances between parts grow with it: a wide range would hide, in every measure of where a
+    # unit fires relative to the parts, how well the unit itself is placed.
+    "scale": Factor(880, 1080, "thousandths of half the image's side per figure unit"),
     "x": Factor(-180, 180, "thousandths of the image's side, from its centre"),
     "y": Factor(-180, 180, "thousandths of the image's side, from its centre"),
     "head_angle": Factor(-22, 22, "degrees"),
