@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pellucid.errors import RunFailure, UserError, nearest
+from pellucid.logging import figure_picture, log_image
 from pellucid.resume import Checkpoint, random_state, set_random_state
 
 
@@ -203,7 +204,7 @@ class Stopwatch(Callback):
 
 
 class UnitFigures(Callback):
-    """Keeps what the metrics of a test say of each unit, before Lightning resets them."""
+    """Keeps and draws what the metrics of a test say of each unit, before Lightning resets them."""
 
     def __init__(self) -> None:
         self.figures: dict[str, Tensor] = {}
@@ -211,9 +212,14 @@ class UnitFigures(Callback):
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the figures; runs on every process, as reading them may gather over all."""
         model: Any = pl_module
-        metrics = model.metrics_of(model._test_stage)
-        self.figures = {
-            name: metric.per_unit().detach().cpu()
-            for name, metric in metrics.items()
+        stage = model._test_stage
+        metrics = {
+            name: metric
+            for name, metric in model.metrics_of(stage).items()
             if callable(getattr(metric, "per_unit", None))
         }
+        self.figures = {name: m.per_unit().detach().cpu() for name, m in metrics.items()}
+        for name, metric in metrics.items():
+            if trainer.is_global_zero and self.figures[name].isfinite().any():
+                caption = f"{name.replace('_', ' ')} of each unit, {stage} images"
+                log_image(trainer, f"{stage}/{name}", figure_picture(metric.plot()[0]), caption)

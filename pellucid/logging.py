@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from torch import Tensor
 
 from pellucid.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LOGGERS = ("csv", "wandb", "tensorboard")
 
@@ -178,6 +181,15 @@ def _tensorboard(directory: Path) -> Logger:
     return TensorBoardLogger(
         str(directory), name="", version="tensorboard", default_hp_metric=False
     )
+
+
+def figure_picture(figure: "Figure") -> npt.NDArray[np.uint8]:
+    """A matplotlib figure as a picture (H, W, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def log_image(

@@ -24,11 +24,13 @@ from pellucid.cli.quiet import quiet
 from pellucid.cli.results import summarise, write_results
 from pellucid.datamodules.base import ImageDataModule, Split
 from pellucid.errors import RunFailure, UserError, brief
-from pellucid.logging import make_loggers
+from pellucid.logging import log_image, make_loggers
 from pellucid.models.base import InterpretableModel
 from pellucid.resume import Checkpoint, RunState
 
 _RUN_DIRECTORY = "PELLUCID_RUN_DIRECTORY"
+
+UNITS_ON_DASHBOARD = 16
 
 # What a command needs of the data; all of it is made before training starts.
 _SPLITS: dict[str, tuple[Split, ...]] = {
@@ -263,8 +265,9 @@ class Run:
 
     def _write_report(self, model: InterpretableModel, data: ImageDataModule) -> None:
         from pellucid.analysis.units import collect_units
+        from pellucid.report.drawing import contact_sheet
         from pellucid.report.page import build_report
-        from pellucid.report.pictures import save_units
+        from pellucid.report.pictures import draw_strongest, save_units
 
         shown = self.trainer.progress_bar_callback is not None
         loader = data.dataloader("test")
@@ -280,6 +283,10 @@ class Run:
                 progress=shown,
             )
             save_units(units, self.directory, self.units.figures, data.part_names, progress=shown)
+            shown_units = range(min(len(units.peaks), UNITS_ON_DASHBOARD))
+            strips = [draw_strongest(units, unit, columns=None) for unit in shown_units]
+            caption = "strongest test images of the first units, one unit a row"
+            log_image(self.trainer, "test/units", contact_sheet(strips, columns=1), caption)
         report = build_report([self.directory])
         self._say(f"results: {self.directory / 'results.json'}\nreport:  {report}")
 

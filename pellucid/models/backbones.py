@@ -242,10 +242,15 @@ def read_weights(weights: str, enum: str | None = None) -> dict[str, Tensor]:
             are read without running any code in them.
     """
     known = getattr(torchvision.models, enum) if enum else None
-    if known is not None and weights.split(".")[-1] in known.__members__:
-        return cast(
-            "dict[str, Tensor]", known[weights.split(".")[-1]].get_state_dict(progress=True)
-        )
+    owner, _, member = weights.rpartition(".")
+    if known is not None and member in known.__members__ and owner in ("", enum):
+        try:
+            state = known[member].get_state_dict(progress=True, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            raise WeightsError(
+                f"weights {weights!r} could not be downloaded ({error}); give the path of a file"
+            ) from error
+        return cast("dict[str, Tensor]", state)
     path = Path(weights).expanduser()
     if not path.is_file():
         names = ", ".join(("none", *(known.__members__ if known is not None else ())))

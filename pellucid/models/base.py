@@ -109,9 +109,7 @@ class InterpretableModel(pl.LightningModule, ABC):
         outputs = self.step(batch, stage)
         size = len(batch["image"])
         scalars = {f"{stage}/{k}": v.detach() for k, v in outputs.items() if v.ndim == 0}
-        self.log_dict(
-            scalars, batch_size=size, on_step=False, on_epoch=True, sync_dist=stage != "train"
-        )
+        self.log_dict(scalars, batch_size=size, on_step=False, on_epoch=True, sync_dist=True)
         if metrics := self.metrics_of(stage):
             detached = {k: v.detach() for k, v in outputs.items()}
             self.update_metrics(metrics, detached, batch)

@@ -54,11 +54,16 @@ class InterpretableCNN(InterpretableModel):
         head: ``sigmoid``: one category against the rest (class 1 against class 0, whose score is
             0); ``softmax``: one of several; ``logistic``: several independent ones.
         templates: Whether part templates mask the two layers on the forward path.
+        top_template: Whether they also mask the backbone's top layer, and not the added one alone.
+            Pretrained filters do not fire at one place yet; masked all the same, they lose what
+            the added layer needs.
         filter_loss_weight: Weight of the filter loss of the added layer, at least 0.
         top_filter_loss_weight: Likewise of the backbone's top layer; None: the same.
         assignment: ``category`` (one template per image) or ``exact`` (label-free).
         beta: How fast templates fall off; 4 in the paper.
         negative_weight: Weight of images of other categories in ``category``.
+        temperature: How evenly ``category`` weights the images of a group; 0.5 in the released
+            code, which leaves out the images that fit worst.
         filter_loss_warmup: Epochs over which the weight of the filter losses rises from zero. A
             network that knows nothing yet can satisfy them with filters that always fire at one
             place; pretrained ones need none.
@@ -89,11 +94,13 @@ class InterpretableCNN(InterpretableModel):
         num_units: int = 128,
         head: Literal["sigmoid", "softmax", "logistic"] = "softmax",
         templates: bool = True,
+        top_template: bool = True,
         filter_loss_weight: float = 1.0,
         top_filter_loss_weight: float | None = None,
         assignment: Assignment = "category",
         beta: float = 4.0,
         negative_weight: float = 1.0,
+        temperature: float = 0.5,
         filter_loss_warmup: int = 0,
         trainable_stages: int | None = None,
         unfreeze_epoch: int | None = None,
@@ -152,7 +159,7 @@ class InterpretableCNN(InterpretableModel):
             nn.BatchNorm2d(num_units),
             nn.ReLU(),
         )
-        self.top_template = PartTemplate(beta) if templates else nn.Identity()
+        self.top_template = PartTemplate(beta) if templates and top_template else nn.Identity()
         self.added_template = PartTemplate(beta) if templates else nn.Identity()
         # Pooled activations differ by orders of magnitude between filters that fire at one place
         # and filters that fire everywhere; without this the linear layer learns slowly.
@@ -165,6 +172,7 @@ class InterpretableCNN(InterpretableModel):
                 assignment,
                 beta=beta,
                 negative_weight=negative_weight,
+                temperature=temperature,
                 single_category=head == "sigmoid",
             )
             for units in (channels, num_units)

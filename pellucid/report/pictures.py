@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from PIL import Image
@@ -15,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pellucid.analysis.units import UnitSummary
+from pellucid.logging import figure_picture
 from pellucid.metrics.location_instability import peak_positions
 from pellucid.models.explanation import Explanation
 from pellucid.report.drawing import (
@@ -86,12 +85,10 @@ def draw_explanation(
         score = float(explanation.scores[i, target])
         title = f"{name}   score {score:+.2f} {explanation.contribution_unit}"
     page = Figure(figsize=(10, 4.8), dpi=100, facecolor="white")
-    canvas = FigureCanvasAgg(page)
     page.text(0.02, 0.94, title, size=13, weight="bold", color=_INK, parse_math=False)
     _draw_places(page, as_picture(image), explanation, i, order, values)
     _draw_bars(page, explanation, i, order, values)
-    canvas.draw()
-    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    return figure_picture(page)
 
 
 def save_units(

@@ -113,6 +113,22 @@ def test_torchvision_weights_by_name(
     assert torch.equal(backbone.stages[0].conv1.weight, state["conv1.weight"])  # type: ignore[union-attr]
 
 
+def test_a_failed_download_names_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(WeightsError, match=r"'DEFAULT' could not be downloaded \(no route"):
+        Backbone("resnet18", "DEFAULT")
+
+
+def test_weights_of_another_network_by_name() -> None:
+    with pytest.raises(WeightsError, match=r"there is no file 'VGG16_Weights\.DEFAULT'"):
+        Backbone("resnet18", "VGG16_Weights.DEFAULT")
+
+
 def test_wrong_names() -> None:
     with pytest.raises(ValueError, match=r"alexnet.*got 'alexnt'; did you mean 'alexnet'"):
         Backbone("alexnt")
