@@ -163,9 +163,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def dataset(self, split: Split) -> SeededDataset:
         """The data set of a split, made once."""
         if split not in self._datasets:
-            random = self.augments and split == "train"
             dataset = self.make_dataset(split)
-            self._datasets[split] = SeededDataset(dataset, self.seed, random=random)
+            self._datasets[split] = SeededDataset(dataset, self.seed, random=self.augments)
         return self._datasets[split]
 
     def dataloader(self, split: Split, *, shuffle: bool = False) -> DataLoader[Batch]:

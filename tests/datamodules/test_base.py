@@ -30,6 +30,7 @@ class Noise(Dataset):
 
 
 class NoiseModule(ImageDataModule):
+    augments = True
     made = 0
 
     def make_dataset(self, split):
@@ -141,7 +142,7 @@ def test_defaults_of_a_module_without_landmarks():
     data = NoiseModule(4)
     assert data.num_classes == 2
     assert data.part_names == ()
-    assert data.augments is False
+    assert ImageDataModule.augments is False
 
 
 def test_a_users_image_is_resized_and_normalised():
