@@ -170,8 +170,8 @@ def test_seeds_and_splits_differ():
 
 
 PINNED_LABELS = [2, 1, 3, 0, 3, 0, 1, 2]
-PINNED_FACTORS = [1, 1, 0, 1, 2, 0, 0, 1, 5, 1, 0, 3, 3, 0, -8, 957, 67, -33, -10, -5, 6, 21, 20, 1]
-PINNED_MEAN = 146.13
+PINNED_FACTORS = [1, 1, 0, 1, 2, 0, 0, 1, 5, 1, 0, 3, 3, 0, -8, 974, 67, -33, -6, -5, 6, 13, 13, 0]
+PINNED_MEAN = 145.87
 
 
 def test_the_data_set_stays_what_it_was():
@@ -219,7 +219,7 @@ def test_landmarks_lie_on_their_own_parts(figures):
 
 def test_a_landmark_is_visible_when_its_part_is_seen_and_it_is_inside(specs):
     # At the picture's corner, large figures lose parts.
-    corner = render_figures(specs.with_factors(x=180, y=-180, scale=1080), 64)
+    corner = render_figures(specs.with_factors(x=180, y=-180, scale=1060), 64)
     seen = corner.part_masks.flatten(2).any(-1)
     inside = ((corner.landmarks >= -0.5) & (corner.landmarks < 63.5)).all(-1)
     assert torch.equal(corner.visible, seen & inside)
@@ -273,7 +273,7 @@ def test_removing_a_part_changes_nothing_else(part, specs, figures):
 
 def test_a_figure_without_parts_is_its_background(specs):
     empty = render_figures(specs, 64, remove_parts=PARTS)
-    other = specs.with_factors(head_shape=0, tail_shape=2, body_colour=1, scale=900, rotation=9)
+    other = specs.with_factors(head_shape=0, tail_shape=2, body_colour=1, scale=930, rotation=9)
     assert torch.equal(empty.images, render_figures(other, 64, remove_parts=PARTS).images)
     assert not empty.mask.any()
     assert not empty.visible.any()

@@ -39,17 +39,18 @@ FACTORS: dict[str, Factor] = {
     "scene": _category(tuple(SCENES)),
     "mirror": _category(("faces right", "faces left")),
     "rotation": Factor(-20, 20, "degrees, clockwise before mirroring"),
-    # Distances between parts grow with it: a wide range would hide, in every measure of where a
-    # unit fires relative to the parts, how well the unit itself is placed.
-    "scale": Factor(880, 1080, "thousandths of half the image's side per figure unit"),
+    # Size and joints change the distances between parts, which even a perfect detector of one part
+    # cannot help: wide ranges would hide, in every measure of where a unit fires relative to the
+    # parts, how well the unit itself is placed.
+    "scale": Factor(920, 1060, "thousandths of half the image's side per figure unit"),
     "x": Factor(-180, 180, "thousandths of the image's side, from its centre"),
     "y": Factor(-180, 180, "thousandths of the image's side, from its centre"),
-    "head_angle": Factor(-22, 22, "degrees"),
+    "head_angle": Factor(-12, 12, "degrees"),
     "ears_angle": Factor(-12, 12, "degrees"),
     "back_angle": Factor(-10, 10, "degrees"),
-    "front_legs_angle": Factor(-24, 24, "degrees"),
-    "hind_legs_angle": Factor(-24, 24, "degrees"),
-    "tail_angle": Factor(-30, 30, "degrees"),
+    "front_legs_angle": Factor(-15, 15, "degrees"),
+    "hind_legs_angle": Factor(-15, 15, "degrees"),
+    "tail_angle": Factor(-15, 15, "degrees"),
 }
 FACTOR_NAMES = tuple(FACTORS)
 
