@@ -214,8 +214,7 @@ class FilterLoss(nn.Module):
             maps = maps.float()
             if self.training:
                 self._update(maps.detach(), labels)
-            scale = self.scale if bool((self.seen > 0).any()) else torch.ones_like(self.scale)
-            scaled = maps / rearrange(scale.clamp(min=1e-6), "u -> u 1 1")
+            scaled = maps / rearrange(self._safe_scale(), "u -> u 1 1")
             if self.assignment == "category":
                 return category_loss(
                     scaled,
@@ -233,6 +232,19 @@ class FilterLoss(nn.Module):
             return mutual_information_loss(
                 gather_with_gradient(scores) if self.gather else scores
             ).mean()
+
+    def _safe_scale(self) -> Tensor:
+        """The scale by which maps are divided, also of filters that their category leaves silent.
+
+        A filter that hardly fires on its own category would else be divided by next to nothing,
+        and its loss and gradient drown all others: it counts with its mean over all images, and
+        one that is silent everywhere with a tenth of the layer's.
+        """
+        if not bool((self.seen > 0).any()):
+            return torch.ones_like(self.scale)
+        everywhere = (self.seen @ self.strength) / self.seen.sum()
+        floor = torch.maximum(everywhere, everywhere.mean() / 10)
+        return torch.maximum(self.scale, floor).clamp(min=1e-12)
 
     def _all_templates(self, height: int, width: int) -> Tensor:
         if (height, width) not in self._templates:

@@ -7,13 +7,21 @@ Where this differs from the paper:
 - Feature maps are divided by each filter's running mean activation before the filter loss. With
   batch-normalised activations and the paper's ``tau`` all templates score alike and the loss does
   nothing; the factor ``mean_x max_ij x_ij`` of the loss's weight served the same end. The loss's
-  weight is constant; the paper divides it by the epoch.
+  weight is constant after its warm-up; the paper divides it by the epoch.
 - ``assignment="category"`` weights the images of a group as the released code does (module
   :mod:`pellucid.losses.filter_loss`); ``assignment="exact"`` is the paper's mutual information.
 - Templates peak at one on the forward path, not at ``tau``; the following layer is trained anyway.
 - Masked maps are averaged over the grid and classified by one linear layer, where the paper keeps
   its networks' fully connected layers: the score is then a sum of one term per filter, which
   :meth:`InterpretableCNN.explain` returns.
+- Pooled activations are batch-normalised, without gain or offset, before the linear layer.
+- ``filter_loss_warmup`` raises the weight of the filter losses from zero: the paper fine-tunes
+  networks that know the task, a network from scratch must learn it first.
+- ``top_template=False``, which the configs for pretrained backbones use, leaves the template off
+  the backbone's top layer on the forward path: its filters do not fire at one place yet, and
+  masked they lose what the classifier needs (bear: test accuracy .99, with templates alone .94).
+- ``temperature`` is 0.5 in the released code, which all but ignores the images that fit a filter
+  worst; the configs use 5, with which units are placed better at the same accuracy.
 - The category of a filter is a running mean over batches, not a pass over the training set.
 """
 
@@ -345,8 +353,8 @@ class InterpretableCNN(InterpretableModel):
         if self.unfreeze_epoch is not None and is_distributed():
             raise ValueError(
                 "unfreeze_epoch is for one device: DistributedDataParallel would not average the "
-                "gradients of layers that are unfrozen later; train in two runs, the second with "
-                "trainable_stages null and --ckpt_path"
+                "gradients of layers that are unfrozen later; use --trainer.devices 1, or train "
+                "the layers from the start (trainable_stages)"
             )
 
     def on_train_epoch_start(self) -> None:
@@ -360,26 +368,30 @@ class InterpretableCNN(InterpretableModel):
 
         Batches of another make-up would differ in the last bit, and a resumed run with them.
         """
-        data = getattr(self.trainer, "datamodule", None)
-        if not self._may_cache("train") or data is None:
+        dataset = self._cacheable("train")
+        if dataset is None or self._cache is None:
             return
-        loader = data.dataloader("train")
+        loader = self.trainer.datamodule.dataloader("train")  # type: ignore[attr-defined]
+        if loader.dataset is not dataset:
+            return
         for batch in tqdm(loader, desc="Frozen features", leave=False, disable=len(loader) < 20):
             moved = {name: batch[name].to(self.device) for name in ("image", "index")}
             with self.trainer.precision_plugin.forward_context():
                 self._frozen_features(cast(Batch, moved), "train")
-            if "train" not in cast(FeatureCache, self._cache):
+            if dataset not in self._cache:
                 break
 
-    def _may_cache(self, stage: Stage) -> bool:
-        data = getattr(self._trainer, "datamodule", None)
-        return (
-            self._cache is not None
-            and self.frozen_stages > 0
-            and self.unfreeze_epoch is None
-            and data is not None
-            and not (stage == "train" and data.augments)
+    def _cacheable(self, stage: Stage) -> Any:
+        """The data set that the trainer reads, if its images and the frozen stages stay as is."""
+        trainer = self._trainer
+        if trainer is None or not self.frozen_stages or self.unfreeze_epoch is not None:
+            return None
+        loader = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}.get(
+            stage, trainer.test_dataloaders
         )
+        dataset = getattr(loader, "dataset", None)
+        # The data sets of our data modules say whether they make random choices.
+        return dataset if getattr(dataset, "random", True) is False else None
 
     def _frozen_features(self, batch: Batch, stage: Stage) -> Tensor:
         """What the frozen stages make of a batch, from the cache where that is right."""
@@ -389,7 +401,7 @@ class InterpretableCNN(InterpretableModel):
             image = image.contiguous(memory_format=torch.channels_last)
             return self.backbone.run(image, 0, self.frozen_stages).contiguous()
 
-        if self._cache is None or "index" not in batch or not self._may_cache(stage):
+        dataset = self._cacheable(stage)
+        if self._cache is None or dataset is None or "index" not in batch:
             return compute(image)
-        size = len(self.trainer.datamodule.dataset(stage))  # type: ignore[attr-defined]
-        return self._cache.get(stage, size, batch["index"], image, compute)
+        return self._cache.get(dataset, batch["index"], image, compute)

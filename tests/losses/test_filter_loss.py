@@ -192,6 +192,21 @@ def test_state_moves_in_training_only_and_is_in_the_checkpoint() -> None:
     assert torch.equal(other.categories, layer.categories)
 
 
+def test_a_filter_that_its_category_leaves_silent_does_not_drown_the_others() -> None:
+    labels = torch.tensor([0, 0, 1, 1] * 2)
+    maps = torch.rand(8, 4, 14, 14)
+    maps[labels == 1, 2] = 0  # fires on the negatives only
+    maps[:, 3] = 0  # dead
+    for first in (maps, maps[labels == 0]):
+        layer = FilterLoss(4, 2, single_category=True)
+        here = first.clone().requires_grad_()
+        loss = layer(here, labels[: len(first)] if first is maps else torch.zeros(4).long())
+        (gradient,) = torch.autograd.grad(loss, here)
+        assert loss.abs() < 20
+        largest = gradient.abs().amax((0, 2, 3))
+        assert (largest <= 20 * largest[0]).all()
+
+
 def test_filter_belongs_to_the_category_that_activates_it_most() -> None:
     layer = FilterLoss(2, 3)
     maps = torch.zeros(6, 2, 4, 4)

@@ -192,6 +192,22 @@ def test_cached_features_train_to_the_same_weights(data: SyntheticParts) -> None
         torch.testing.assert_close(value, states[1][key], rtol=1e-4, atol=1e-5)
 
 
+def test_the_cache_does_not_take_one_data_set_for_another(data: SyntheticParts) -> None:
+    model = small(trainable_stages=1)
+    fit = trainer(max_epochs=1)
+    fit.fit(model, datamodule=data)
+    options: dict[str, Any] = {"image_size": 32, "num_classes": 3, "test_size": 16}
+    headless = SyntheticParts(**options, train_size=16, val_size=16, remove_parts=["head"])
+    found = [fit.test(model, d, verbose=False)[0]["test/loss"] for d in (data, headless)]
+    loader = headless.test_dataloader()
+    found.append(fit.test(model, loader, verbose=False)[0]["test/loss"])
+    fresh = small(trainable_stages=1, cache_frozen=False)
+    fresh.load_state_dict(model.state_dict())
+    wanted = trainer().test(fresh, headless, verbose=False)[0]["test/loss"]
+    assert found[0] != found[1]
+    assert found[1:] == pytest.approx([wanted, wanted])
+
+
 def test_metrics_are_logged_or_their_absence_explained(data: SyntheticParts) -> None:
     fit = trainer(max_epochs=1)
     fit.fit(small(), datamodule=data)

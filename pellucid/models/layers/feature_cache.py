@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -10,13 +12,13 @@ log = logging.getLogger(__name__)
 
 
 class FeatureCache:
-    """Keeps what frozen layers make of each image of a split, by its ``index``.
+    """Keeps what frozen layers make of each image of a data set, by its ``index``.
 
     Right only while neither the layers nor the images change; whoever uses it makes sure of that.
-    Not part of a checkpoint.
+    Data sets are told apart as objects, and forgotten with them. Not part of a checkpoint.
 
     Args:
-        limit_gib: Splits whose features need more memory than this are not kept, in GiB.
+        limit_gib: Data sets whose features need more memory than this are not kept, in GiB.
 
     Raises:
         ValueError: The limit is not positive.
@@ -26,11 +28,18 @@ class FeatureCache:
         if not limit_gib > 0:
             raise ValueError(f"limit_gib must be greater than 0, got {limit_gib}")
         self.limit_gib = limit_gib
-        self._features: dict[str, Tensor] = {}
-        self._known: dict[str, Tensor] = {}
+        self._features: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()
 
-    def __contains__(self, split: str) -> bool:
-        return split in self._features
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to another process or into a copy of the model: no features."""
+        return {"limit_gib": self.limit_gib}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def __contains__(self, dataset: Any) -> bool:
+        return dataset in self._features
 
     def clear(self) -> None:
         """Forget everything, as when the layers have changed."""
@@ -40,8 +49,7 @@ class FeatureCache:
     @torch.no_grad()
     def get(
         self,
-        split: str,
-        size: int,
+        dataset: Any,
         index: Tensor,
         image: Tensor,
         compute: Callable[[Tensor], Tensor],
@@ -49,8 +57,7 @@ class FeatureCache:
         """Features of a batch, computed for those of its images that are not known yet.
 
         Args:
-            split: Name of the split that ``index`` counts in.
-            size: Number of images of the split.
+            dataset: The data set that ``index`` counts in.
             index: (B,) int64.
             image: (B, C, H, W).
             compute: The frozen layers.
@@ -58,21 +65,22 @@ class FeatureCache:
         Returns:
             (B, ...) as ``compute(image)``.
         """
-        known = self._known.get(split)
+        known = self._known.get(dataset)
         if known is None:
             features = compute(image)
+            size = len(dataset)
             need = features[0].numel() * features.element_size() * size / 2**30
             if need > self.limit_gib:
-                log.info("frozen features of %s need %.1f GiB: not kept", split, need)
+                log.info("frozen features of %d images need %.1f GiB: not kept", size, need)
                 return features
-            self._features[split] = features.new_empty((size, *features.shape[1:]))
-            known = self._known[split] = torch.zeros(size, dtype=torch.bool, device=index.device)
+            self._features[dataset] = features.new_empty((size, *features.shape[1:]))
+            known = self._known[dataset] = torch.zeros(size, dtype=torch.bool, device=index.device)
             new = torch.ones_like(index, dtype=torch.bool)
         else:
             new = ~known[index]
             if not bool(new.any()):
-                return self._features[split][index]
+                return self._features[dataset][index]
             features = compute(image[new])
-        self._features[split][index[new]] = features
+        self._features[dataset][index[new]] = features
         known[index] = True
-        return self._features[split][index]
+        return self._features[dataset][index]
