@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from pellucid.errors import RunFailure, UserError, nearest
 from pellucid.logging import figure_picture, log_image
@@ -207,7 +208,10 @@ class UnitFigures(Callback):
     """Keeps and draws what the metrics of a test say of each unit, before Lightning resets them."""
 
     def __init__(self) -> None:
-        self.figures: dict[str, Tensor] = {}
+        self.figures: dict[str, dict[str, Tensor]] = {}
+        """By stage and metric; (U,) or (U, P)."""
+        self.dead: dict[str, float] = {}
+        """Number of units that fire on no image, as ``stage/dead_units``, where it is counted."""
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the figures; runs on every process, as reading them may gather over all."""
@@ -218,8 +222,14 @@ class UnitFigures(Callback):
             for name, metric in model.metrics_of(stage).items()
             if callable(getattr(metric, "per_unit", None))
         }
-        self.figures = {name: m.per_unit().detach().cpu() for name, m in metrics.items()}
+        figures = {name: m.per_unit().detach().cpu() for name, m in metrics.items()}
+        self.figures[stage] = figures
         for name, metric in metrics.items():
-            if trainer.is_global_zero and self.figures[name].isfinite().any():
+            dead = getattr(metric, "dead_units", None)
+            dead = dead() if callable(dead) else dead
+            if dead is not None:  # A count, or which ones they are.
+                self.dead[f"{stage}/dead_units"] = float(torch.as_tensor(dead).sum())
+            draws = type(metric).plot is not Metric.plot
+            if draws and trainer.is_global_zero and figures[name].isfinite().any():
                 caption = f"{name.replace('_', ' ')} of each unit, {stage} images"
                 log_image(trainer, f"{stage}/{name}", figure_picture(metric.plot()[0]), caption)

@@ -5,7 +5,7 @@ import torch
 
 from pellucid.callbacks import FiniteLoss, Stopwatch
 from pellucid.errors import RunFailure
-from tests.helpers import TinyModel, call, only_run, write_config
+from tests.helpers import MeanPeak, TinyModel, call, only_run, write_config
 
 
 class FakeTrainer:
@@ -80,3 +80,18 @@ def test_unit_figures_reach_the_files_of_the_report(tmp_path):
     assert call("run", *words, "--model.measure_units=true") == 0
     units = json.loads((only_run(tmp_path / "runs") / "units.json").read_text())
     assert [unit["mean_peak"] > 0 for unit in units] == [True] * 4
+
+
+@pytest.mark.parametrize("dead", [lambda self: 3, property(lambda self: torch.arange(5) > 1)])
+def test_unit_figures_keep_the_stages_apart(tmp_path, monkeypatch, dead):
+    """The cards show pictures of the test split, so the figures beside them are of it too."""
+    monkeypatch.setattr(MeanPeak, "dead_units", dead, raising=False)
+    words = ["--config", write_config(tmp_path), "--run_root", tmp_path / "runs"]
+    assert call("run", *words, "--model.measure_units=true") == 0
+    run = only_run(tmp_path / "runs")
+    units = json.loads((run / "units.json").read_text())
+    metrics = json.loads((run / "results.json").read_text())["metrics"]
+    mean = sum(unit["mean_peak"] for unit in units) / len(units)
+    assert mean == pytest.approx(metrics["test/mean_peak"])
+    assert mean != pytest.approx(metrics["all/mean_peak"])
+    assert metrics["test/dead_units"] == metrics["all/dead_units"] == 3

@@ -230,6 +230,16 @@ def test_the_command_line_beats_the_checkpoint(run, tmp_path):
     assert found["test/loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_one_image_a_batch_trains_without_batch_normalisation(tmp_path):
+    words = ["--config", write_config(tmp_path), "--run_root", tmp_path / "runs"]
+    assert call("fit", *words, "--data.batch_size=1", "--trainer.max_epochs=1") == 0
+
+
+def test_the_ends_of_the_seeds(tmp_path):
+    for seed in (0, 2**32 - 1):
+        assert options(tmp_path, f"--seed_everything={seed}").config.seed_everything == seed
+
+
 def test_a_class_in_a_file_of_the_users_own(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
@@ -275,6 +285,7 @@ def test_predict_writes_scores(run, tmp_path):
 
 def test_fast_dev_run(tmp_path):
     words = ["--config", write_config(tmp_path), "--run_root", tmp_path / "runs"]
+    words += ["--trainer.max_epochs=0", "--trainer.limit_train_batches=0"]  # It says otherwise.
     assert call("run", *words, "--trainer.fast_dev_run=true") == 0
     assert (only_run(tmp_path / "runs") / "results.json").is_file()
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pellucid.cli import find_config
+from pellucid.cli.options import blame
 from tests.helpers import CONFIG, TinyModel, call, only_run, write_config
 
 
@@ -129,6 +130,37 @@ WRONG = [
     Wrong("strategy", ("--trainer.strategy=dpp",), ("trainer.strategy", "dpp")),
     Wrong("too many devices", ("--trainer.accelerator=cuda", "--trainer.devices=99"), ("trainer",)),
     Wrong("seed", ("--seed_everything=abc",), ("seed_everything", "int", "'abc'")),
+    Wrong("negative seed", ("--seed_everything", "-4"), ("seed_everything", "2**32 - 1", "-4")),
+    Wrong("seed too large", ("--seed_everything=99999999999",), ("seed_everything", "4294967295")),
+    Wrong(
+        "seed in a file",
+        (),
+        ("seed_everything", "4294967296"),
+        f"seed_everything: {2**32}\n{CONFIG}",
+    ),
+    Wrong(
+        "trainer int below range",
+        ("--trainer.max_epochs=-5",),
+        ("trainer.max_epochs must be a non-negative", "-5"),
+    ),
+    Wrong(
+        "share of batches",
+        ("--trainer.limit_train_batches=1.5",),
+        ("trainer.limit_train_batches: ", "[0.0, 1.0]"),
+    ),
+    Wrong("no epochs", ("--trainer.max_epochs=0",), ("trainer.max_epochs: 0", "pellucid test")),
+    Wrong("no steps", ("--trainer.max_steps=0",), ("trainer.max_steps: 0", "nothing")),
+    Wrong(
+        "no training batches",
+        ("--trainer.limit_train_batches=0",),
+        ("trainer.limit_train_batches: 0", "nothing"),
+        command="run",
+    ),
+    Wrong(
+        "no share of the training batches",
+        ("--trainer.limit_train_batches=0.0",),
+        ("trainer.limit_train_batches: 0", "nothing"),
+    ),
     Wrong("mode", ("--mode=smallest",), ("mode", "'min' or 'max'")),
     Wrong("parts of a number", ("--model.lr.start=1",), ("model.lr",)),
     # Refused by a constructor.
@@ -165,6 +197,18 @@ WRONG = [
     Wrong("weights file", ("--model.weights=no/such.pth",), ("model", "no/such.pth"), SHIPPED),
     Wrong("backbone", ("--model.backbone=resnet81",), ("model", "'resnet81'", "resnet18"), SHIPPED),
     Wrong("part", ("--data.remove_parts=[trunk]",), ("data", "trunk", "tail"), SHIPPED),
+    Wrong(
+        "batch of one",
+        ("--data.batch_size=1",),
+        ("data.batch_size: ", "at least 2 images"),
+        SHIPPED,
+    ),
+    Wrong(
+        "one training image",
+        ("--data.train_size=1",),
+        ("train split", "1 image", "data.batch_size", "more training images"),
+        SHIPPED,
+    ),
     Wrong("head", ("--model.head=sigmoid",), ("model", "sigmoid", "softmax"), SHIPPED),
     # Files.
     Wrong("config", ("--config=icnn_prats",), ("--config", "icnn_prats")),
@@ -288,6 +332,46 @@ def test_explain_a_broken_image(files, tmp_path, capsys):
     assert "text.ckpt: not an image" in capsys.readouterr().err
     assert call("explain", run, "--images", tmp_path / "no.jpg") == 2
     assert "no.jpg: no such file" in capsys.readouterr().err
+    assert call("explain", run, "--images", tmp_path) == 2
+    assert f"{tmp_path}: is a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "No supported gpu backend found!",
+        "`CUDAAccelerator` can not run on your system since the accelerator is not available.",
+        "MPSAccelerator cannot run on your system.",
+    ],
+)
+def test_an_accelerator_that_is_not_there(message):
+    """What Lightning says of it; not in the table, as some machines have one."""
+    error = blame("trainer", {"accelerator": "gpu", "devices": 1}, ValueError(message))
+    assert str(error).startswith("trainer.accelerator: 'gpu'")
+    assert "cpu or auto" in str(error)
+
+
+def test_batch_normalisation_of_a_single_value_blames_the_batch():
+    """Where only the forward pass can tell: two-dimensional, of maps of one pixel."""
+    with pytest.raises(ValueError, match="Expected more than 1 value") as error:
+        torch.nn.BatchNorm2d(3)(torch.zeros(1, 3, 1, 1))
+    assert str(blame("trainer", {}, error.value)).startswith("data.batch_size: ")
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ("lr must be above 0", "model.lr must be above 0"),
+        ("lr: above 0", "model.lr: above 0"),
+        ("`lr` must be above 0", "model.lr must be above 0"),
+        ("lr` must be above 0", "model.lr must be above 0"),
+        ("invalid value 9 for lr, it is too large", "model.lr: invalid value 9 for lr, it is"),
+        ("lr/file.pth is missing", "model: lr/file.pth is missing"),
+        ("''", "model: ''"),
+    ],
+)
+def test_an_option_is_named_by_its_full_key(message, says):
+    assert str(blame("model", {"lr": 9}, ValueError(message))).startswith(says)
 
 
 def test_configs_that_are_not_there(tmp_path, capsys):

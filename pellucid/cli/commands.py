@@ -11,10 +11,10 @@ from torch.utils.data import default_collate
 from pellucid.analysis.units import denormalise
 from pellucid.checkpoint import check_fits, read_checkpoint, run_directory_of
 from pellucid.cli import Parser
+from pellucid.cli.checks import check_data
 from pellucid.cli.classes import load_class
 from pellucid.cli.options import PellucidCLI
 from pellucid.cli.quiet import quiet
-from pellucid.cli.run import check_data
 from pellucid.datamodules.base import ImageDataModule
 from pellucid.errors import UserError
 from pellucid.models.base import InterpretableModel
@@ -114,7 +114,11 @@ def _images(data: ImageDataModule, files: Sequence[Path]) -> tuple[list[str], Te
                 with Image.open(file) as image:
                     images.append(data.transform_image(image))
             except (OSError, UnidentifiedImageError, ValueError) as error:
-                problem = "no such file" if not file.is_file() else f"not an image ({error})"
+                problem = f"not an image ({error})"
+                if file.is_dir():
+                    problem = "is a directory; name the files in it"
+                elif not file.exists():
+                    problem = "no such file"
                 raise UserError("--images", f"{file}: {problem}") from error
         return [_unique(file, files) for file in files], torch.stack(images)
     check_data(data, ("test",))

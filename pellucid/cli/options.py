@@ -1,5 +1,6 @@
 """The options of the trainer's commands, and the objects that are built from them."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,6 +15,10 @@ from pellucid.cli.values import explain_parse_error
 from pellucid.datamodules.base import ImageDataModule
 from pellucid.errors import UserError
 from pellucid.models.base import InterpretableModel
+
+_LARGEST_SEED = 2**32 - 1
+_QUOTES = "`'\""
+_NO_DEVICE = re.compile(r"No supported gpu backend|can ?not run on your system")
 
 
 class PellucidCLI(LightningCLI):
@@ -86,6 +91,10 @@ class PellucidCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except Exception as error:
             raise explain_parse_error(self.given, str(error)) from error
+        seed = self.config.get("seed_everything")
+        if isinstance(seed, int) and not 0 <= seed <= _LARGEST_SEED:
+            problem = f"must be from 0 to 2**32 - 1 ({_LARGEST_SEED}), got {seed}"
+            raise UserError("seed_everything", problem)
 
     def instantiate_classes(self) -> None:
         """Build the data, then the model, which takes its number of classes from the data."""
@@ -163,8 +172,21 @@ def blame(key: str, options: dict[str, Any], error: Exception) -> UserError:
     """Name the option that a constructor's message begins with."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     text = text or type(error).__name__
-    first = text.split(maxsplit=1)[0].strip("`'\":,")
+    if key == "trainer" and _NO_DEVICE.search(text):
+        chosen = options.get("accelerator")
+        return UserError(
+            "trainer.accelerator", f"{chosen!r} is not there on this machine; choose cpu or auto"
+        )
+    if "Expected more than 1 value per channel" in text:
+        return UserError(
+            "data.batch_size",
+            "batch normalisation needs more than one value per channel in a training batch; "
+            "give a larger data.batch_size, and enough training images to fill it",
+        )
+    bare = text.strip().lstrip(_QUOTES)
+    first = (bare.split(maxsplit=1) or [""])[0].rstrip(f"{_QUOTES}:,")
     if first in options:
-        return UserError("", f"{key}.{text.lstrip('`')}")
-    named = [name for name in options if f"`{name}=" in text or f"`Trainer({name}=" in text]
+        return UserError("", f"{key}.{first}{bare.removeprefix(first).lstrip(_QUOTES)}")
+    forms = ("`{}=", "`Trainer({}=", " for {},")
+    named = [name for name in options if any(form.format(name) in text for form in forms)]
     return UserError(f"{key}.{named[0]}" if named else key, text)

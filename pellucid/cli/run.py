@@ -19,6 +19,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pellucid.batch import BatchError
 from pellucid.callbacks import CheckMonitors, FiniteLoss, Stopwatch, UnitFigures
 from pellucid.checkpoint import check_fits, read_checkpoint, run_directory_of
+from pellucid.cli.checks import check_batch_size, check_data, check_trains
 from pellucid.cli.options import PellucidCLI, as_dict, blame
 from pellucid.cli.quiet import quiet
 from pellucid.cli.results import summarise, write_results
@@ -41,6 +42,8 @@ _SPLITS: dict[str, tuple[Split, ...]] = {
     "predict": ("test",),
 }
 
+_TRAINING = ("fit", "run")
+
 
 def run_command(command: str, words: Sequence[str]) -> None:
     """Run ``fit``, ``run``, ``validate``, ``test`` or ``predict``.
@@ -55,29 +58,15 @@ def run_command(command: str, words: Sequence[str]) -> None:
     """
     with quiet():
         cli = PellucidCLI(command, words)
+        if trains := command in _TRAINING:
+            check_trains(as_dict(cli.config.trainer))
         check_data(cli.datamodule, _SPLITS[command])
+        if trains:
+            check_batch_size(cli.model, cli.datamodule)
         checkpoint = cli.config.ckpt_path
         if checkpoint is not None:
             check_fits(read_checkpoint(checkpoint), cli.model, cli.datamodule)
         Run(cli).start()
-
-
-def check_data(data: ImageDataModule, splits: Sequence[Split]) -> None:
-    """Make the data sets that a command needs, so that broken files show before it starts.
-
-    Raises:
-        UserError: If one cannot be made or is empty.
-    """
-    try:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            data.prepare_data()
-        for split in splits:
-            if len(data.dataset(split)) == 0:
-                raise UserError("data", f"the {split} split of {type(data).__name__} is empty")
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError("data", str(error) or type(error).__name__) from error
 
 
 class Run:
@@ -89,7 +78,7 @@ class Run:
 
     def __init__(self, cli: PellucidCLI) -> None:
         self.cli, self.command, config = cli, cli.command, cli.config
-        self.trains = self.command in ("fit", "run")
+        self.trains = self.command in _TRAINING
         if config.experiment is None:
             config.experiment = cli.given.experiment() or type(cli.model).__name__.lower()
         self.experiment: str = config.experiment
@@ -256,7 +245,7 @@ class Run:
         figures = _figures(trainer)
         with model.testing_on("all"):
             trainer.test(model, data.dataloader("all"), verbose=False)
-        figures |= _figures(trainer)
+        figures |= _figures(trainer) | self.units.dead
         if not trainer.is_global_zero:
             return
         write_results(self.directory, self.cli, figures, self.stopwatch)
@@ -282,7 +271,8 @@ class Run:
                 device=self.trainer.strategy.root_device,
                 progress=shown,
             )
-            save_units(units, self.directory, self.units.figures, data.part_names, progress=shown)
+            per_unit = self.units.figures.get("test")
+            save_units(units, self.directory, per_unit, data.part_names, progress=shown)
             shown_units = range(min(len(units.peaks), UNITS_ON_DASHBOARD))
             strips = [draw_strongest(units, unit, columns=None) for unit in shown_units]
             caption = "strongest test images of the first units, one unit a row"

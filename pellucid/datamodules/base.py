@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, cast, get_args
 
 import pytorch_lightning as pl
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
@@ -145,16 +145,18 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """Prepare a user's own image as a test image is prepared.
 
         Args:
-            image: Any PIL image.
+            image: Any PIL image; it is turned as its EXIF orientation says, and what is
+                transparent becomes white.
 
         Returns:
             (C, H, W) float, resized to ``image_size`` squared and normalised.
         """
         from torchvision.transforms.v2 import functional as F
 
-        resized = F.resize(
-            F.pil_to_tensor(image.convert("RGB")), [self.image_size] * 2, antialias=True
-        )
+        from pellucid.datamodules.transforms import to_rgb
+
+        rgb = to_rgb(ImageOps.exif_transpose(image))
+        resized = F.resize(F.pil_to_tensor(rgb), [self.image_size] * 2, antialias=True)
         return cast(
             Tensor,
             F.normalize(F.to_dtype(resized, torch.float32, scale=True), self.mean, self.std),

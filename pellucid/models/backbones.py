@@ -262,7 +262,7 @@ def read_weights(weights: str, enum: str | None = None) -> dict[str, Tensor]:
             # Whatever the pickle protocol, what cannot be read ends below.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
         raise WeightsError(
             f"weights file {weights!r} cannot be read: it is truncated, was not written by "
             "torch.save, or holds more than tensors (code in it is never run)"

@@ -72,9 +72,9 @@ class InterpretableCNN(InterpretableModel):
         negative_weight: Weight of images of other categories in ``category``.
         temperature: How evenly ``category`` weights the images of a group; 0.5 in the released
             code, which leaves out the images that fit worst.
-        filter_loss_warmup: Epochs over which the weight of the filter losses rises from zero. A
-            network that knows nothing yet can satisfy them with filters that always fire at one
-            place; pretrained ones need none.
+        filter_loss_warmup: Epochs until the filter losses have their whole weight: none for the
+            first half of them, then rising. A network that knows nothing yet can satisfy them with
+            filters that always fire at one place, or all at one part; pretrained ones need none.
         trainable_stages: How many of the backbone's last stages are trained; None: all; 0: none.
             The batch normalisation of frozen stages stays in evaluation.
         unfreeze_epoch: Epoch from which the whole backbone is trained; None: never.
@@ -224,11 +224,11 @@ class InterpretableCNN(InterpretableModel):
         return {"loss": loss, **outputs}
 
     def _warmth(self) -> float:
-        """Share of the filter losses' weight that the warm-up has reached."""
+        """Share of the filter losses' weight: none for half of the warm-up, then rising to one."""
         if not self.filter_loss_warmup:
             return 1.0
         steps = self.filter_loss_warmup * int(self.trainer.num_training_batches)
-        return min(1.0, self.global_step / steps)
+        return min(1.0, max(0.0, 2 * self.global_step / steps - 1))
 
     def _classification_loss(self, scores: Tensor, label: Tensor) -> Tensor:
         if self.head == "logistic":

@@ -15,6 +15,8 @@ class Figure:
     definition: str = ""
     percent: bool = False
     """Whether to write a fraction as per cent."""
+    whole: bool = False
+    """Whether it is a count."""
     comparable: bool = True
     """Whether models with other terms in their loss can be judged by it."""
     over_parts: Literal["mean", "max"] = "mean"
@@ -33,6 +35,8 @@ class Figure:
             return "—"
         if self.percent:
             return f"{100 * value:.1f} %"
+        if self.whole:
+            return f"{value:,.0f}"
         if value == 0 or 0.0005 <= abs(value) < 10:
             return f"{value + 0.0:.3f}"  # No minus in front of zero.
         return f"{value:,.1f}" if 10 <= abs(value) < 1e6 else f"{value:.2e}"
@@ -90,11 +94,23 @@ FIGURES: dict[str, Figure] = {
         label="Filter loss",
         better="lower",
         comparable=False,
-        unit="nats per filter",
         definition=(
-            "Negative mutual information between a filter's maps and the templates of one part "
-            "position: small when the filter fires at one place of one category."
+            "How far the filters of the interpretable layer are from firing at one place of one "
+            "category; less is better."
         ),
+    ),
+    "top_filter_loss": Figure(
+        label="Top filter loss",
+        better="lower",
+        comparable=False,
+        definition="The filter loss of the backbone's top layer, below the interpretable one.",
+    ),
+    "dead_units": Figure(
+        label="Dead units",
+        better="lower",
+        unit="units",
+        whole=True,
+        definition="Number of units that fire on no image; less is better.",
     ),
 }
 

@@ -154,6 +154,18 @@ def test_a_users_image_is_resized_and_normalised():
     torch.testing.assert_close(pixels, expected[:, None, None].expand(3, 8, 8))
 
 
+def test_a_users_image_stands_upright_on_white():
+    data = NoiseModule(8)
+    data.mean, data.std = (0.0,) * 3, (1.0,) * 3
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[:2] = (255, 0, 0, 255)  # A red bar on top, and below it transparent black.
+    image = Image.fromarray(pixels)
+    image.getexif()[0x0112] = 6  # To be turned clockwise: the bar is on the right.
+    expected = torch.ones(3, 8, 8)
+    expected[1:, :, 6:] = 0
+    assert torch.equal(data.transform_image(image), expected)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -88,7 +88,9 @@ def test_wrong_files_are_refused(
     code = tmp_path / "code.pth"
     code.write_bytes(pickle.dumps({"conv1.weight": Trap()}))
     torch.save({"conv1.weight": Trap()}, tmp_path / "zipped.pth")
-    for path in (truncated, text, code, tmp_path / "zipped.pth"):
+    page = tmp_path / "page.pth"
+    page.write_text("a\nb\n")  # a pickle's first opcode to the unpickler: IndexError
+    for path in (truncated, text, page, code, tmp_path / "zipped.pth"):
         with pytest.raises(WeightsError, match=f"{path.name}.*cannot be read"):
             read_weights(str(path))
     assert not (tmp_path / "trapped").exists()

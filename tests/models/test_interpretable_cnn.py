@@ -287,3 +287,19 @@ def test_wrong_arguments_name_themselves(wrong: dict[str, Any]) -> None:
     (name,) = wrong
     with pytest.raises(ValueError, match=name):
         small(**wrong)
+
+
+def test_filter_losses_warm_up(data: SyntheticParts) -> None:
+    shares: list[float] = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(
+            self, trainer: pl.Trainer, model: pl.LightningModule, outputs: Any, *_: Any
+        ) -> None:
+            terms = outputs["filter_loss"] + outputs["top_filter_loss"]
+            shares.append(float((outputs["loss"] - outputs["classification_loss"]) / terms))
+
+    fit = trainer(max_epochs=6, callbacks=[Watch()])  # three batches an epoch
+    fit.fit(small(filter_loss_warmup=4), datamodule=data)
+    wanted = [max(0.0, min(1.0, 2 * step / 12 - 1)) for step in range(18)]
+    assert shares == pytest.approx(wanted, abs=1e-3)

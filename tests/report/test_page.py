@@ -67,6 +67,7 @@ def test_report_of_one_run(new_run: NewRun) -> None:
         "InterpretableCNN on SyntheticParts",
         "icnn_parts is right on 97.7 % of the images",
         "Test split",
+        "pictures and figures of the test split",
         "All images",
         "98.1 %",
         "Share of images whose predicted class is the labelled one.",

@@ -160,6 +160,8 @@ def test_skipped_metrics_name_their_runs_only_where_they_differ() -> None:
     [
         ("test/accuracy", 0.9774, "97.7 %"),
         ("location_instability", 0.06449, "0.064"),
+        ("test/dead_units", 3.0, "3"),
+        ("test/dead_units", None, "—"),
         ("odd", 1234.56, "1,234.6"),
         ("odd", 1e-7, "1.00e-07"),
         ("odd", 2e9, "2.00e+09"),

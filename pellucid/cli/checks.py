@@ -1,0 +1,66 @@
+"""What can be told to be wrong once data and model are built, before a run directory is made."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from pellucid.datamodules.base import ImageDataModule, Split
+from pellucid.errors import UserError
+from pellucid.models.base import InterpretableModel
+
+
+def check_data(data: ImageDataModule, splits: Sequence[Split]) -> None:
+    """Make the data sets that a command needs, so that broken files show before it starts.
+
+    Raises:
+        UserError: If one cannot be made or is empty.
+    """
+    try:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            data.prepare_data()
+        for split in splits:
+            if len(data.dataset(split)) == 0:
+                raise UserError("data", f"the {split} split of {type(data).__name__} is empty")
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError("data", str(error) or type(error).__name__) from error
+
+
+def check_trains(options: Mapping[str, Any]) -> None:
+    """Refuse a fit of no steps: its figures would be those of an untrained network.
+
+    Args:
+        options: Those of the trainer.
+
+    Raises:
+        UserError: Names the option.
+    """
+    if options.get("fast_dev_run"):
+        return
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if options.get(name) == 0:
+            problem = "0 would train nothing; give more, or measure with pellucid test"
+            raise UserError(f"trainer.{name}", problem)
+
+
+def check_batch_size(model: InterpretableModel, data: ImageDataModule) -> None:
+    """Check that batch normalisation over pooled features has more than one image to go by.
+
+    Raises:
+        UserError: If a training batch has a single image.
+    """
+    if not any(isinstance(module, torch.nn.BatchNorm1d) for module in model.modules()):
+        return
+    count = len(data.dataset("train"))
+    why = "batch normalisation needs at least 2 images in a training batch"
+    if data.batch_size == 1:
+        raise UserError("data.batch_size", f"{why}, got 1; give 2 or more")
+    if count == 1:
+        raise UserError(
+            "data",
+            f"the train split of {type(data).__name__} has 1 image, and {why}, whatever "
+            "data.batch_size is; give more training images",
+        )
