@@ -297,7 +297,8 @@ def test_filter_losses_warm_up(data: SyntheticParts) -> None:
             self, trainer: pl.Trainer, model: pl.LightningModule, outputs: Any, *_: Any
         ) -> None:
             terms = outputs["filter_loss"] + outputs["top_filter_loss"]
-            shares.append(float((outputs["loss"] - outputs["classification_loss"]) / terms))
+            added = outputs["loss"] - outputs["classification_loss"]
+            shares.append((added / terms).item())
 
     fit = trainer(max_epochs=6, callbacks=[Watch()])  # three batches an epoch
     fit.fit(small(filter_loss_warmup=4), datamodule=data)
