@@ -23,7 +23,8 @@ help: ## Show this list
 demo: $(VENV)/.installed ## Train the interpretable CNN and its plain twin, and compare them
 	@set -e; root="runs/demo/$$(date +%Y-%m-%d_%H-%M-%S)"; \
 	for config in cnn_parts icnn_parts; do \
-		$(BIN)/python -m pellucid.cli run --config $$config --run_root "$$root" $(ARGS); \
+		$(BIN)/python -m pellucid.cli run --config $$config --run_root "$$root" \
+			--trainer.max_epochs 10 $(ARGS); \
 	done; \
 	echo; \
 	$(BIN)/python -m pellucid.cli report "$$root"/cnn_parts/* "$$root"/icnn_parts/* \
