@@ -66,7 +66,7 @@ def table(options: argparse.Namespace) -> None:
         name, *rest = results["experiment"].split("-")
         kind, which = name.split("_", 1)
         category = rest[0] if len(rest) > 1 else "all"
-        entry = dict(results["metrics"], val_loss=0.0, seed=config["seed_everything"])
+        entry = dict(results["metrics"], seed=config["seed_everything"])
         found[which, category, kind].append(entry)
         seconds[which, category].append(results["fit_seconds"])
     for which in sorted({key[0] for key in found}):
