@@ -24,16 +24,23 @@ INDEX_LIMIT = 2**30
 """Positions in a split are below it; images without one are numbered from it."""
 
 
-def peak_positions(maps: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def peak_positions(
+    maps: Tensor, image_size: tuple[int, int], grid: tuple[float, float] | None = None
+) -> tuple[Tensor, Tensor]:
     """Where each unit responds most.
 
-    A position of the map stands for the centre of its receptive field: column ``j`` of ``w`` in an
-    image of width ``W`` is at ``x = (j + 0.5) W / w - 0.5``. Of equal responses the first in
-    reading order counts.
+    A position of the map stands for the centre of its receptive field: column ``j`` is at
+    ``x = offset + stride j``. Where the receptive field is not known, the map's cells are taken to
+    tile the image: column ``j`` of ``w`` in an image of width ``W`` is at
+    ``x = (j + 0.5) W / w - 0.5``, as in a network whose layers pad evenly (VGG), but several pixels
+    from the centre in many others (7.5 at stride 16 in ResNets). Rows likewise. Of equal responses
+    the first in reading order counts.
 
     Args:
         maps: (B, U, h, w) float.
         image_size: Height and width of the image in pixels.
+        grid: Stride and offset in pixels, as :class:`~pellucid.models.backbones.Backbone` has
+            them; None: cells that tile the image.
 
     Returns:
         (B, U) the greatest response, and (B, U, 2) its position as (x, y) in pixels, the centre
@@ -41,8 +48,14 @@ def peak_positions(maps: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, T
     """
     (height, width), (rows, columns) = image_size, maps.shape[-2:]
     peak, cell = rearrange(maps, "b u h w -> b u (h w)").max(-1)
-    x = (cell % columns + 0.5) * (width / columns) - 0.5
-    y = (cell.div(columns, rounding_mode="floor") + 0.5) * (height / rows) - 0.5
+    column, row = cell % columns, cell.div(columns, rounding_mode="floor")
+    if grid is None:
+        x = (column + 0.5) * (width / columns) - 0.5
+        y = (row + 0.5) * (height / rows) - 0.5
+    else:
+        stride, offset = grid
+        # Not in whole numbers, whatever the stride's type.
+        x, y = (offset + float(stride) * place for place in (column, row))
     return peak, torch.stack((x, y), -1)
 
 
@@ -53,6 +66,7 @@ def location_instability(
     image_size: tuple[int, int],
     top_k: int = TOP_K,
     index: Tensor | None = None,
+    grid: tuple[float, float] | None = None,
 ) -> Tensor:
     r"""Location instability of a set of images, :math:`\mathrm{mean}_f\,\mathrm{mean}_k D_{f,k}`.
 
@@ -71,6 +85,8 @@ def location_instability(
         index: (B,) int64 from 0 to 2**30 - 1, position in the split: decides between equal
             responses (the smaller first); images of the same index count once. None: all
             different, in the given order.
+        grid: Stride and offset in pixels of the maps' cells, see :func:`peak_positions`; None:
+            cells that tile the image.
 
     Returns:
         Scalar, in units of the image diagonal, from 0; lower is better. NaN if no pair has two
@@ -79,7 +95,7 @@ def location_instability(
     Raises:
         ValueError: If a shape, the index, or an activation is wrong; names the unit.
     """
-    seen = _observe(maps, parts, part_visible, image_size, index, first=INDEX_LIMIT, step=1)
+    seen = _observe(maps, parts, part_visible, image_size, index, grid, first=INDEX_LIMIT, step=1)
     return _mean(_deviations(seen.best(top_k)))
 
 
@@ -132,6 +148,7 @@ def _observe(
     part_visible: Tensor,
     image_size: tuple[int, int],
     index: Tensor | None,
+    grid: tuple[float, float] | None,
     first: int,
     step: int,
 ) -> _Sightings:
@@ -150,7 +167,7 @@ def _observe(
             raise ValueError(f"index must be from 0 to 2**30 - 1, got {low} to {high}")
 
     size = torch.tensor(image_size[::-1], dtype=torch.float32, device=maps.device)
-    peak, position = peak_positions(maps, image_size)
+    peak, position = peak_positions(maps, image_size, grid)
     # Landmarks that are not visible may hold anything, NaN included.
     parts = parts.float().masked_fill(~part_visible.unsqueeze(-1), 0.0)
     offset = rearrange(position, "b u d -> u 1 b d") - rearrange(parts, "b p d -> 1 p b d")
@@ -226,6 +243,7 @@ class LocationInstability(PartMetric):
         part_visible: Tensor,
         image_size: tuple[int, int],
         index: Tensor | None = None,
+        grid: tuple[float, float] | None = None,
     ) -> None:
         """Look at one batch; the arguments are those of :func:`location_instability`."""
         check_shape("maps", maps, (None, self.num_units, None, None))
@@ -234,7 +252,7 @@ class LocationInstability(PartMetric):
         step = torch.distributed.get_world_size() if is_distributed() else 1
         rank = torch.distributed.get_rank() if is_distributed() else 0
         first = INDEX_LIMIT + rank + step * int(self.count)
-        batch = _observe(maps, parts, part_visible, image_size, index, first, step)
+        batch = _observe(maps, parts, part_visible, image_size, index, grid, first, step)
         kept = _Sightings(self.scores, self.index, self.values)
         self.scores, self.index, self.values = kept.join(batch).best(self.top_k)
         self.count = self.count + len(maps)
@@ -247,6 +265,21 @@ class LocationInstability(PartMetric):
             kept = _Sightings(*gathered).best(self.top_k)
         self._best, self._per_unit = kept, _deviations(kept)
         return _mean(self._per_unit)
+
+    def dead_units(self) -> int:
+        """How many units' strongest response to any image was not above 0.
+
+        The peak of a map of zeros is its first cell in each image, so a dead unit's instability is
+        that of the landmarks about a corner, which may be smaller than that of a unit at work: look
+        here before believing a small figure. Only images that show a part count. Collective as
+        :meth:`per_unit` is.
+
+        Returns:
+            From 0 to ``num_units``; 0 before the first image that shows a part.
+        """
+        self.compute()
+        strongest = self._best.scores[:, -1].amax(-1)
+        return int(((strongest > -torch.inf) & (strongest <= 0)).sum())
 
     def top_positions(self, unit: int, part: str | None = None) -> Tensor:
         """Where a unit's peak lies in the images on which it responds most.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange, reduce, repeat
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,12 +25,13 @@ QUANTILE = 0.005
 IOU_THRESHOLD = 0.2
 RESOLUTION = 56
 
-# Candidates for a threshold are the floats whose lowest 19 of 23 bits of mantissa are zero:
-# (1 + m / 16) 2^e. The greatest one below x > 0 is then a matter of integer arithmetic on x's bits.
-_SHIFT = 19
+# Candidates for a threshold are the floats whose lowest 17 of 23 bits of mantissa are zero:
+# (1 + m / 64) 2^e. The greatest one below x > 0 is then a matter of integer arithmetic on x's bits.
+_BITS = 6
+_SHIFT = 23 - _BITS
 _OCTAVES = 24
-_LEAST = (127 - _OCTAVES) << 4
-CANDIDATES = 2 * _OCTAVES << 4
+_LEAST = (127 - _OCTAVES) << _BITS
+CANDIDATES = 2 * _OCTAVES << _BITS
 """Number of candidates, from 2^-24 to just below 2^24."""
 LEAST, GREATEST = 2.0**-_OCTAVES, 2.0**_OCTAVES
 
@@ -52,7 +53,7 @@ def part_interpretability(
     ``iou_threshold``.
 
     This looks at the maps twice and finds :math:`T_f` exactly; :class:`PartInterpretability` looks
-    once and rounds :math:`T_f` up. Below ``1 / quantile`` positions (200) no unit can fire.
+    once and estimates :math:`T_f`. Below ``1 / quantile`` positions (200) no unit can fire.
 
     Args:
         maps: (B, U, h, w) floating point, finite and at least 0.
@@ -121,17 +122,21 @@ def _levels(values: Tensor) -> Tensor:
     return passed.sub_(_LEAST + CANDIDATES - 1).neg_().clamp_(0, CANDIDATES)
 
 
-def _histogram(levels: Tensor) -> Tensor:
-    """(N, CANDIDATES + 1) int64 counts of each level in (N, M) levels."""
-    size = CANDIDATES + 1
+def _candidate(level: Tensor) -> Tensor:
+    """The candidate of a level; they fall from level 0 on."""
+    return ((_LEAST + CANDIDATES - 1 - level).int() << _SHIFT).view(torch.float32)
+
+
+def _histogram(levels: Tensor, size: int) -> Tensor:
+    """(N, size) int64 counts of each level in (N, M) levels, all below ``size``."""
     first = torch.arange(0, len(levels) * size, size, dtype=torch.int32, device=levels.device)
     keys = (levels + first.unsqueeze(1)).flatten().long()
     return torch.bincount(keys, minlength=len(levels) * size).view(-1, size)
 
 
-def _histogram_inside(levels: Tensor, masks: Tensor) -> Tensor:
-    """(B, P, U, CANDIDATES + 1) counts of (B, U, M) levels inside each of (B, P, M) masks."""
-    (batch, units), parts, size = levels.shape[:2], masks.shape[1], CANDIDATES + 1
+def _histogram_inside(levels: Tensor, masks: Tensor, size: int) -> Tensor:
+    """(B, P, U, size) counts of (B, U, M) levels inside each of (B, P, M) masks."""
+    (batch, units), parts = levels.shape[:2], masks.shape[1]
     image, part, pixel = masks.nonzero(as_tuple=True)
     row = rearrange((image * parts + part) * units, "n -> n 1")
     row = row + torch.arange(units, device=levels.device)
@@ -151,22 +156,24 @@ def _add_hits(hits: Tensor, maps: Tensor, masks: Tensor, iou_threshold: float) -
     """
     large = F.interpolate(maps, size=masks.shape[-2:], mode="bilinear")
     levels, masks = _levels(large.flatten(2)), masks.flatten(2)
-    everywhere = _histogram(levels.flatten(0, 1))
     # Above the greatest activation nothing fires, below the least one all is as at it: often
-    # half of the candidates.
-    used = everywhere[:, :-1].sum(0).nonzero()
-    if not len(used):
+    # half of the candidates, or more.
+    first = int(levels.amin())
+    last = int(levels.masked_fill(levels == CANDIDATES, -1).amax())
+    if last < 0:
         return
-    first, last = int(used[0]), int(used[-1])
-    columns = slice(first, last + 1)
-    everywhere = rearrange(everywhere, "(b u) c -> b 1 u c", b=len(maps))
-    area = everywhere[..., columns].float().cumsum(-1)
-    both = _histogram_inside(levels, masks)[..., columns].float().cumsum(-1)
+    size = last - first + 2
+    levels = levels.sub_(first).clamp_(max=size - 1)
+    everywhere = rearrange(
+        _histogram(levels.flatten(0, 1), size), "(b u) c -> b 1 u c", b=len(maps)
+    )
+    area = everywhere[..., :-1].float().cumsum(-1)
+    both = _histogram_inside(levels, masks, size)[..., :-1].float().cumsum(-1)
     either = area + reduce(masks.float(), "b p m -> b p 1 1", "sum") - both
     # 0 / 0, where a part is not shown, is NaN and no hit.
     hit = both.div_(either) > iou_threshold
     new = rearrange(hit.sum(0, dtype=torch.int32), "p u c -> u p c")
-    hits[..., columns] += new
+    hits[..., first : last + 1] += new
     hits[..., last + 1 :] += new[..., -1:]
 
 
@@ -174,13 +181,16 @@ class PartInterpretability(PartMetric):
     """How often units fire on one part, as a share of the images; higher is better.
 
     See :func:`part_interpretability` for the definition. One look at each image is enough, since
-    the metric counts hits for each of 768 candidate thresholds, 16 to the octave, and chooses
-    among them at the end: the least candidate that at most a share ``quantile`` of positions is
-    above. It is between 1 and 1.0625 times the exact threshold. Activations below 6e-8 count as
-    zero, and a unit that is above it on a smaller share of positions than ``quantile`` fires
-    wherever it is above it.
+    the metric counts hits for each of 3072 candidate thresholds, 64 to the octave, and at the end
+    interpolates, by the number of positions above each, between the two (1.6 % apart at most) that
+    enclose the exact threshold. On smooth maps whose peaks differ from image to image by a fifth
+    or more, the result was within 2 % (relative) of the exact one, at a tenth within 4 %. Where
+    peaks are more nearly equal it errs further, upwards as a rule, since all hits then begin
+    within a few candidates: there, use :func:`part_interpretability`. Activations
+    below 6e-8 count as zero, and a unit that is above it on a smaller share of positions than
+    ``quantile`` fires wherever it is above it.
 
-    It holds ``6144 U + 3072 U P`` bytes (6.3 MB for 512 units and 2 parts), however many images
+    It holds ``24584 U + 12288 U P`` bytes (25 MB for 512 units and 2 parts), however many images
     there are. Batch sizes, order and the number of processes do not change the result; images that
     a distributed sampler repeats do count twice. A metric that has seen no part is NaN.
 
@@ -231,7 +241,7 @@ class PartInterpretability(PartMetric):
         maps = check_maps(maps, least=0.0, greatest=GREATEST) + 0.0
         # Not in place: a state that was reset in inference mode could not be changed outside it.
         levels = _levels(rearrange(maps, "b u h w -> u (b h w)"))
-        self.positions = self.positions + _histogram(levels)
+        self.positions = self.positions + _histogram(levels, CANDIDATES + 1)
         masks, shown = masks_on_grid(part_masks, part_visible, self.resolution)
         self.hits = self.hits.clone()
         for part in chunks(maps, masks):
@@ -242,13 +252,23 @@ class PartInterpretability(PartMetric):
         """The mean over units of the greatest share over parts."""
         above = self.positions[:, :-1].cumsum(-1)
         total = int(self.positions[0].sum())
+        allowed = _allowed(self.quantile, total)
         # The lowest candidate with few enough positions above it; there is always the highest.
-        chosen = ((above <= _allowed(self.quantile, total)).sum(-1) - 1).clamp(min=0)
-        bits = (_LEAST + CANDIDATES - 1 - chosen).int() << _SHIFT
-        self._thresholds = bits.view(torch.float32)
+        upper = ((above <= allowed).sum(-1, keepdim=True) - 1).clamp(min=0)
+        lower = (upper + 1).clamp(max=CANDIDATES - 1)
+        # Of the n positions between the two, the k-th from above is the threshold: on average
+        # k / (n + 1) of the way down.
+        first, last = above.gather(-1, upper), above.gather(-1, lower)
+        way = (allowed + 1 - first) / (last - first + 1)
+        way = torch.where(lower > upper, way, 0.0)
+        self._thresholds = torch.lerp(_candidate(upper), _candidate(lower), way).squeeze(-1)
         if not total:
             self._thresholds = torch.full_like(self._thresholds, torch.nan)
-        hits = self.hits[torch.arange(self.num_units, device=chosen.device), :, chosen]
+        between = [
+            self.hits.gather(-1, repeat(end, "u 1 -> u p 1", p=len(self.part_names))).squeeze(-1)
+            for end in (upper, lower)
+        ]
+        hits = torch.lerp(between[0].float(), between[1].float(), way)
         self._per_unit = hits / self.images
         return _summary(self._per_unit)
 

@@ -30,6 +30,9 @@ class BackboneSpec:
         stages: For each stride, its stages up to the last convolution (with its activation) of
             that stride.
         weights: Gives the torchvision weights of a name; None: it has none.
+        offsets: For each stride, the centre in pixels of the receptive field of the map's first
+            cell, along either axis; pixel centres are whole numbers. None: ``(stride - 1) / 2``,
+            where the layers that lower the resolution pad evenly.
     """
 
     build: Callable[[], nn.Module]
@@ -37,6 +40,11 @@ class BackboneSpec:
     strides: tuple[int, ...]
     default_stride: int = 16
     weights: str | None = None
+    offsets: Mapping[int, float] | None = None
+
+    def offset(self, stride: int) -> float:
+        """Centre in pixels of the receptive field of the map's first cell."""
+        return (stride - 1) / 2 if self.offsets is None else self.offsets[stride]
 
 
 def _slices(features: nn.Sequential, ends: tuple[int, ...]) -> list[nn.Module]:
@@ -104,21 +112,37 @@ def _convnext(net: Any, stride: int) -> list[nn.Module]:
     return [*stages[:-1], nn.Sequential(stages[-1], nn.ReLU())]
 
 
+# A 3 x 3 window of stride 2 that pads by one pixel, or a 7 x 7 one by three, is centred on every
+# other pixel, from the first on; a 2 x 2 window without padding is centred between two.
+_CENTRED: dict[int, float] = dict.fromkeys((4, 8, 16, 32), 0.0)
+
 _SPECS: dict[str, BackboneSpec] = {
     "small": BackboneSpec(_small, lambda net, _: list(net), (4,), 4),
-    "alexnet": BackboneSpec(torchvision.models.alexnet, _alexnet, (16,), 16, "AlexNet_Weights"),
+    "alexnet": BackboneSpec(
+        torchvision.models.alexnet, _alexnet, (16,), 16, "AlexNet_Weights", {16: 15.0}
+    ),
     "vgg16": BackboneSpec(torchvision.models.vgg16, _vgg16, (4, 8, 16), 16, "VGG16_Weights"),
     "resnet18": BackboneSpec(
-        torchvision.models.resnet18, _resnet, (4, 8, 16, 32), 16, "ResNet18_Weights"
+        torchvision.models.resnet18, _resnet, (4, 8, 16, 32), 16, "ResNet18_Weights", _CENTRED
     ),
     "resnet50": BackboneSpec(
-        torchvision.models.resnet50, _resnet, (4, 8, 16, 32), 16, "ResNet50_Weights"
+        torchvision.models.resnet50, _resnet, (4, 8, 16, 32), 16, "ResNet50_Weights", _CENTRED
     ),
     "densenet121": BackboneSpec(
-        torchvision.models.densenet121, _densenet, (8, 16, 32), 16, "DenseNet121_Weights"
+        torchvision.models.densenet121,
+        _densenet,
+        (8, 16, 32),
+        16,
+        "DenseNet121_Weights",
+        {8: 2.0, 16: 6.0, 32: 14.0},
     ),
     "mobilenet_v2": BackboneSpec(
-        torchvision.models.mobilenet_v2, _mobilenet_v2, (8, 16, 32), 16, "MobileNet_V2_Weights"
+        torchvision.models.mobilenet_v2,
+        _mobilenet_v2,
+        (8, 16, 32),
+        16,
+        "MobileNet_V2_Weights",
+        _CENTRED,
     ),
     "convnext_tiny": BackboneSpec(
         torchvision.models.convnext_tiny, _convnext, (4, 8, 16, 32), 16, "ConvNeXt_Tiny_Weights"
@@ -136,6 +160,12 @@ class Backbone(nn.Module):
         weights: ``none``, the name of torchvision weights of this network
             (``IMAGENET1K_V1``; downloaded by torchvision), or the path of a file.
         stride: Pixels per position of the feature map; None: the network's default.
+
+    Attributes:
+        stride: Pixels per position of the feature map.
+        offset: Centre in pixels of the receptive field of the first position, along either axis:
+            position ``j`` looks at ``offset + stride j``, pixel centres being whole numbers.
+        channels: Channels of the feature map.
 
     Raises:
         ValueError: For a name or a stride that there is not.
@@ -156,6 +186,7 @@ class Backbone(nn.Module):
             raise ValueError(
                 f"stride of {name} must be one of {', '.join(map(str, spec.strides))}, got {stride}"
             )
+        self.offset = spec.offset(self.stride)
         network = spec.build()
         for module in network.modules():
             # In-place activations would overwrite what templates, hooks and attribution read.
@@ -168,6 +199,11 @@ class Backbone(nn.Module):
             probe = self.eval()(torch.zeros(1, 3, 64, 64))
         self.train()
         self.channels: int = probe.shape[1]
+
+    @property
+    def grid(self) -> tuple[float, float]:
+        """Stride and offset, as :func:`pellucid.metrics.peak_positions` wants them."""
+        return self.stride, self.offset
 
     def forward(self, image: Tensor) -> Tensor:
         """Feature map (B, channels, H / stride, W / stride) of images (B, 3, H, W)."""

@@ -271,6 +271,7 @@ class InterpretableCNN(InterpretableModel):
                 batch["part_visible"],
                 (height, width),
                 batch.get("index"),
+                self.backbone.grid,
             )
         if "part_interpretability" in metrics:
             metrics["part_interpretability"].update(
@@ -303,7 +304,9 @@ class InterpretableCNN(InterpretableModel):
             scores=scores,
             target=target,
             maps=maps,
-            positions=peak_positions(maps, (image.shape[-2], image.shape[-1]))[1],
+            positions=peak_positions(
+                maps, (image.shape[-2], image.shape[-1]), self.backbone.grid
+            )[1],
             contributions=contributions,
             bias=bias,
             unit_names=tuple(f"filter {i}" for i in range(maps.shape[1])),

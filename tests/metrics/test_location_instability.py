@@ -98,6 +98,28 @@ def test_peak_is_the_centre_of_its_cell() -> None:
     assert position.tolist() == [[[4.5, 4.5], [24.5, 34.5]]]
 
 
+@pytest.mark.parametrize(
+    ("grid", "expected"),
+    [
+        ((16, 0.0), [[0.0, 0.0], [32.0, 48.0]]),  # ResNet
+        ((16.0, 15.0), [[15.0, 15.0], [47.0, 63.0]]),  # AlexNet
+        ((8, 2.5), [[2.5, 2.5], [18.5, 26.5]]),
+    ],
+)
+def test_peak_is_the_centre_of_its_receptive_field(grid, expected) -> None:
+    maps = torch.zeros(1, 2, 4, 6)
+    maps[0, 0, 0, 0] = 1.0
+    maps[0, 1, 3, 2] = 2.0
+    # Wherever the cells are, the image's size has no say.
+    for size in ((40, 60), (64, 96)):
+        peak, position = peak_positions(maps, size, grid)
+        assert peak.tolist() == [[1.0, 2.0]]
+        assert position.tolist() == [expected]
+        assert position.dtype == torch.float32
+    tiles = peak_positions(maps, (64, 96))[1]
+    torch.testing.assert_close(peak_positions(maps, (64, 96), (16, 7.5))[1], tiles)
+
+
 def one_part(maps: Tensor, places: list[list[float]], **more: Any) -> LocationInstability:
     metric = LocationInstability(maps.shape[1], ["head"])
     visible = torch.ones(len(maps), 1, dtype=torch.bool)
@@ -121,6 +143,57 @@ def test_a_unit_in_the_corner_by_hand() -> None:
     # deviation is 0.2 / sqrt(2).
     metric = one_part(maps, [[4.5, 9.5], [19.5, 4.5]])
     assert float(metric.compute()) == pytest.approx(0.2 / math.sqrt(2))
+
+
+def test_a_unit_in_the_corner_of_a_grid_by_hand() -> None:
+    maps = torch.zeros(2, 1, 3, 4)
+    maps[..., 0, 0] = 1.0
+    # The peak is at (0, 0): distances 0.1 and 0.4.
+    metric = one_part(maps, [[0.0, 5.0], [12.0, 16.0]], grid=(10, 0.0))
+    assert float(metric.compute()) == pytest.approx(0.3 / math.sqrt(2))
+    torch.testing.assert_close(metric.top_positions(0), torch.tensor([[0.5 / 40, 0.5 / 30]] * 2))
+    value = location_instability(
+        maps,
+        torch.tensor([[[0.0, 5.0]], [[12.0, 16.0]]]),
+        torch.ones(2, 1, dtype=torch.bool),
+        (30, 40),
+        grid=(10, 0.0),
+    )
+    assert torch.equal(value, metric.compute())
+
+
+def test_a_grid_that_tiles_the_image_changes_nothing() -> None:
+    data = images()
+    data["maps"] = data["maps"][..., :4]
+    data["image_size"] = (40, 40)
+    for function in (location_instability, lambda **given: metric_of(given).compute()):
+        torch.testing.assert_close(function(**data, grid=(10, 4.5)), function(**data))
+        assert float(function(**data, grid=(10, 0.0))) != float(function(**data))
+
+
+def test_dead_units_are_counted() -> None:
+    data = images()
+    metric = metric_of(rows(data, slice(10)))
+    assert metric.dead_units() == 1
+    data["maps"][:, 2] = -0.5
+    data["maps"][:, 3] = -0.0
+    later = metric_of(data)
+    assert later.dead_units() == 3
+    # One response in one image is life, and counts though the unit was silent before.
+    data["maps"][22, 3, 0, 0] = 1e-6
+    data["part_visible"][22] = True
+    data["parts"][22] = 0.0
+    assert metric_of(rows(data, slice(10)), rows(data, slice(10, None))).dead_units() == 2
+    # An image without a part tells nothing.
+    data["part_visible"][22] = False
+    assert metric_of(data).dead_units() == 3
+
+
+def test_no_unit_is_dead_before_the_first_image() -> None:
+    data = images()
+    assert LocationInstability(4, NAMES).dead_units() == 0
+    data["part_visible"][:] = False
+    assert metric_of(data).dead_units() == 0
 
 
 def test_only_the_strongest_images_count() -> None:
@@ -244,6 +317,7 @@ def on_one_of_two(first: list[int], second: list[int], with_index: bool) -> tupl
     before = metric.scores.clone()
     value = metric.compute()
     assert torch.equal(metric.scores, before)
+    assert metric.dead_units() == 1
     return value, metric.per_unit(), metric.top_positions(0)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from torch import nn
 
 from pellucid.models.backbones import _SPECS, BACKBONES, Backbone, WeightsError, read_weights
 
@@ -20,6 +21,43 @@ def test_strides_and_signs(name: str) -> None:
         assert abs(maps.shape[-1] - 128 / stride) <= 1
         assert (maps >= 0).all()
         assert not any(getattr(m, "inplace", False) for m in Backbone(name).modules())
+
+
+def linearise(module: nn.Module) -> None:
+    """Keep what moves positions: strides, padding, the centres of windows."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.MaxPool2d):
+            mean = nn.AvgPool2d(child.kernel_size, child.stride, child.padding)
+            setattr(module, name, mean)
+        elif isinstance(child, (nn.LayerNorm, nn.BatchNorm2d, nn.GELU, nn.ReLU, nn.ReLU6)):
+            setattr(module, name, nn.Identity())
+        else:
+            linearise(child)
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        weight = torch.full_like(module.weight, 1 / module.weight[0].numel())
+        if isinstance(module, nn.Conv2d) and module.kernel_size[0] % 2:
+            # The middle of the window alone, so that no receptive field meets the border.
+            middle = module.kernel_size[0] // 2
+            weight[:, :, middle, middle] = 1 / weight.shape[1]
+            weight[:, :, torch.arange(weight.shape[2]) != middle] = 0
+            weight[:, :, :, torch.arange(weight.shape[3]) != middle] = 0
+        module.weight.data, module.bias = weight, None
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_offset_and_stride_are_those_of_the_receptive_field(name: str) -> None:
+    for stride in _SPECS[name].strides:
+        backbone = Backbone(name, stride=stride).eval().double()
+        linearise(backbone)
+        image = torch.zeros(1, 3, 192, 224, dtype=torch.float64, requires_grad=True)
+        maps = backbone(image)
+        for row, column in ((2, 3), (3, 2)):
+            (gradient,) = torch.autograd.grad(maps[0, :, row, column].sum(), image, None, True)
+            seen = gradient[0].sum(0) / gradient.sum()
+            y = float((seen.sum(1) * torch.arange(192)).sum())
+            x = float((seen.sum(0) * torch.arange(224)).sum())
+            assert y == pytest.approx(backbone.offset + stride * row, abs=1e-6)
+            assert x == pytest.approx(backbone.offset + stride * column, abs=1e-6)
 
 
 def test_stages_add_up_to_the_network() -> None:
