@@ -58,9 +58,9 @@ class CUB200Parts(ImageDataModule):
 
     Args:
         root: The folder ``CUB_200_2011`` as published, or the folder that holds it.
-        categories: Species: numbers from 1 to 200, published names
-            (``001.Black_footed_Albatross``), or names without number (``black footed albatross``);
-            their order is that of ``label``. None: all.
+        categories: Species: numbers from 1 to 200 (in YAML without leading zeros, it reads 010 as
+            8), published names (``001.Black_footed_Albatross``), or names without number (``black
+            footed albatross``); their order is that of ``label``. None: all.
         landmarks: Landmarks that make ``parts``, in their order; ``[forehead, back, tail]`` are
             those of the paper's location instability. None: all fifteen.
         crop_to_box: Whether an image is the bird's bounding box, not the photograph.
