@@ -14,6 +14,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from pellucid.batch import BatchError
+
 log = logging.getLogger(__name__)
 
 
@@ -210,7 +212,16 @@ class Backbone(nn.Module):
         return self.run(image)
 
     def run(self, features: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-        """Run the stages from ``first`` up to, and without, ``last``."""
+        """Run the stages from ``first`` up to, and without, ``last``.
+
+        Raises:
+            BatchError: The images have not three channels.
+        """
+        if first == 0 and features.shape[1] != 3:
+            raise BatchError(
+                f"batch['image'] must have 3 channels (B, 3, H, W), got {tuple(features.shape)}; "
+                "data.channels 3 makes colours of greys where a data set has it"
+            )
         for stage in list(self.stages)[first:last]:
             features = stage(features)
         return features

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
+from pellucid.batch import BatchError
 from pellucid.models.backbones import _SPECS, BACKBONES, Backbone, WeightsError, read_weights
 
 
@@ -21,6 +22,15 @@ def test_strides_and_signs(name: str) -> None:
         assert abs(maps.shape[-1] - 128 / stride) <= 1
         assert (maps >= 0).all()
         assert not any(getattr(m, "inplace", False) for m in Backbone(name).modules())
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_without_three_channels_are_named(channels: int) -> None:
+    backbone = Backbone("small")
+    with pytest.raises(
+        BatchError, match=rf"3 channels .* got \(2, {channels}, 64, 64\); data.chan"
+    ):
+        backbone(torch.zeros(2, channels, 64, 64))
 
 
 def linearise(module: nn.Module) -> None:
