@@ -41,7 +41,7 @@ def category_purity(
     that fires on six images is judged by six, and a dead one is left out.
 
     A unit that knows nothing of categories does not have 1 / K but more, as the most frequent of
-    few images: 0.43 for ten images of four equally frequent categories. Where a category has fewer
+    few images: 0.42 for ten images of four equally frequent categories. Where a category has fewer
     than ``top_k`` images, none of its units can be pure.
 
     Args:

@@ -133,8 +133,8 @@ def _observe(
     centre = position.clamp(patch * size / 2 - 0.5, size - patch * size / 2 - 0.5)
     inside = landmarks_in_box(centre, parts, part_visible, image_size, patch)
     seen = rearrange(part_visible, "b p -> b 1 p") * _OUTSIDE + inside * (_INSIDE - _OUTSIDE)
-    group = torch.tensor(groups, device=maps.device)
-    found = [seen[..., group == one].amax(-1) for one in sorted(set(groups))]
+    members = ([i for i, g in enumerate(groups) if g == one] for one in sorted(set(groups)))
+    found = [seen[..., landmarks].amax(-1) for landmarks in members]
     return StrongestImages(
         rearrange(peak, "b u -> u 1 b"),
         number.expand(maps.shape[1], 1, -1),

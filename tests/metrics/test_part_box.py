@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pellucid.metrics.part_box import landmarks_in_box, upsampled_peaks
+from pellucid.metrics.part_box import _upsample, landmarks_in_box, upsampled_peaks
 from tests.metrics.boxes import SIZE, bicubic, cubic_peak, images
 
 
@@ -14,10 +14,12 @@ def test_peaks_against_loops(size) -> None:
     assert found.tolist() == [[list(place) for place in line] for line in expected]
 
 
-def test_the_loops_interpolate_as_torch_does() -> None:
-    maps = torch.randn(1, 1, 4, 5)
-    large = F.interpolate(maps, size=SIZE, mode="bicubic")[0, 0]
-    torch.testing.assert_close(torch.tensor(bicubic(maps[0, 0].tolist(), *SIZE)), large)
+@pytest.mark.parametrize("size", [SIZE, (3, 4), (4, 5), (64, 7)])
+def test_loops_and_products_interpolate_as_torch_does(size) -> None:
+    maps = torch.randn(1, 2, 4, 5, generator=torch.Generator().manual_seed(0))
+    large = F.interpolate(maps, size=size, mode="bicubic")[0]
+    torch.testing.assert_close(_upsample(maps[0], *size), large)
+    torch.testing.assert_close(torch.tensor(bicubic(maps[0, 1].tolist(), *size)), large[1])
 
 
 def test_a_peak_lies_between_equal_cells() -> None:
