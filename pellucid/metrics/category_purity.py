@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from pellucid.metrics import plots
 from pellucid.metrics.part_metric import check_maps, check_shape
 from pellucid.metrics.strongest import KeepsStrongest, StrongestImages, number_images
+from pellucid.metrics.unit_category import check_label
 from pellucid.metrics.unit_metric import UnitMetric
 
 if TYPE_CHECKING:
@@ -81,10 +82,7 @@ def _check_options(num_classes: int, top_k: int) -> None:
 def _observe(maps: Tensor, label: Tensor, number: Tensor, num_classes: int) -> StrongestImages:
     """The responses of a batch, one row for each unit, with the label as their value."""
     maps = check_maps(maps)
-    check_shape("label", label, (len(maps),))
-    low, high = (int(i) for i in label.aminmax()) if len(label) else (0, 0)
-    if low < 0 or high >= num_classes:
-        raise ValueError(f"label must be from 0 to {num_classes - 1}, got {low} to {high}")
+    check_label(label, len(maps), num_classes)
     units = maps.shape[1]
     return StrongestImages(
         rearrange(maps.amax((2, 3)), "b u -> u 1 b"),

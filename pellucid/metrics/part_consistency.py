@@ -19,6 +19,11 @@ from pellucid.metrics.part_box import (
     upsampled_peaks,
 )
 from pellucid.metrics.part_metric import PartMetric, check_maps, check_shape
+from pellucid.metrics.unit_category import (
+    JudgedByCategory,
+    of_own_category,
+    sum_by_category,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +42,7 @@ def part_consistency(
     box: float = BOX,
     grid: tuple[float, float] | None = None,
     counted: Tensor | None = None,
+    label: Tensor | None = None,
 ) -> Tensor:
     r"""Consistency score of a set of images, :math:`\mathrm{mean}_u [\max_k a_{u,k} \ge t]`.
 
@@ -45,8 +51,11 @@ def part_consistency(
     the paper's averaged corresponding object parts. A unit is consistent if it reaches the
     threshold :math:`t` for some part. Units of whose images none shows a part are left out.
 
-    The paper looks only at images of the category that a prototype belongs to: ``counted`` says
-    which those are. For units that belong to no category, all images count.
+    The paper judges a prototype by the images of its own category alone. For units whose category
+    is not given with the model, ``label`` does so: a unit's category is the one on whose images
+    the mean of its map is greatest on average (Zhang et al., CVPR 2018), of those that show parts.
+    Where it is given, ``counted`` says which images count. With neither, all do: then a unit of
+    one category among several cannot score well, as it has no part to find on the others.
 
     Args:
         maps: (B, U, h, w) floating point, finite: the units' responses.
@@ -59,6 +68,8 @@ def part_consistency(
             :func:`~pellucid.metrics.location_instability.peak_positions`; None: cells that tile
             the image, as in the paper.
         counted: (B, U) bool, whether the image counts for the unit; None: all do.
+        label: (B,) int64, the category, from 0: each unit is judged on images of its own; None:
+            on all.
 
     Returns:
         Scalar from 0 to 1, higher is better. NaN if no image that counts shows any part.
@@ -67,8 +78,11 @@ def part_consistency(
         ValueError: If an option, a shape, or an activation is wrong; names the unit.
     """
     _check_options(threshold, box)
-    inside, shown = _count(maps, parts, part_visible, image_size, box, grid, counted)
-    return _score(inside, shown, threshold)
+    inside, shown = _observe(maps, parts, part_visible, image_size, box, grid, counted)
+    if label is not None:
+        own = of_own_category(maps, label, shown.any(-1)).unsqueeze(-1)
+        inside, shown = inside & own, shown & own
+    return _score(inside.sum(0), shown.sum(0), threshold)
 
 
 def _check_options(threshold: float, box: float) -> None:
@@ -79,7 +93,7 @@ def _check_options(threshold: float, box: float) -> None:
     check_share("box", box, "72 / 224 = 0.32")
 
 
-def _count(
+def _observe(
     maps: Tensor,
     parts: Tensor,
     part_visible: Tensor,
@@ -88,7 +102,7 @@ def _count(
     grid: tuple[float, float] | None,
     counted: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """(U, P) images with the part in the unit's box, and (U, P) images with the part."""
+    """(B, U, P) whether the part is in the unit's box; whether the image counts and shows it."""
     maps = check_maps(maps)
     check_landmarks(maps, parts, part_visible)
     peak = upsampled_peaks(maps, image_size, grid)
@@ -97,7 +111,7 @@ def _count(
     if counted is not None:
         check_shape("counted", counted, maps.shape[:2])
         inside, shown = (seen & counted.bool().unsqueeze(-1) for seen in (inside, shown))
-    return inside.sum(0), shown.sum(0)
+    return inside, shown
 
 
 def _score(inside: Tensor, shown: Tensor, threshold: float) -> Tensor:
@@ -108,19 +122,22 @@ def _score(inside: Tensor, shown: Tensor, threshold: float) -> Tensor:
     return reached.any(1)[known].float().mean()
 
 
-class PartConsistency(PartMetric):
+class PartConsistency(PartMetric, JudgedByCategory):
     """How many units stay with one part, as a share of the units; higher is better.
 
     See :func:`part_consistency` for the definition; :meth:`per_unit` has the shares
-    :math:`a_{u,k}`. It holds ``16 U P`` bytes, however many images there are. Batch sizes, order
-    and the number of processes do not change the result; images that a distributed sampler repeats
-    do count twice. A metric that has seen no part is NaN.
+    :math:`a_{u,k}`. It holds about ``8 K U P`` bytes for K categories (12 MB for 512 units,
+    15 parts, 200 categories), however many images there are. Batch sizes, order and the number of
+    processes do not change the result, but where rounding decides between two categories of a
+    unit; images that a distributed sampler repeats do count twice. A metric that has seen no part
+    is NaN.
 
     Args:
         num_units: Number of units, ``U``.
         part_names: Names of the ``P`` landmarks, in the order of the batch's ``parts``.
         threshold: Least share of a consistent unit, above 0 and at most 1.
         box: Sides of the box as a share of the image's sides, above 0 and at most 1.
+        num_classes: Number of categories, to judge each unit on images of its own; None: on all.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -136,11 +153,13 @@ class PartConsistency(PartMetric):
         part_names: Sequence[str],
         threshold: float = THRESHOLD,
         box: float = BOX,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__(num_units, part_names)
         _check_options(threshold, box)
         self.threshold, self.box = threshold, box
-        none = torch.zeros(num_units, len(self.part_names), dtype=torch.int64)
+        count = self._add_category_states(num_units, num_classes)
+        none = torch.zeros(count, num_units, len(self.part_names), dtype=torch.int32)
         self.add_state("inside", none, dist_reduce_fx="sum")
         self.add_state("shown", none.clone(), dist_reduce_fx="sum")
 
@@ -152,18 +171,24 @@ class PartConsistency(PartMetric):
         image_size: tuple[int, int],
         grid: tuple[float, float] | None = None,
         counted: Tensor | None = None,
+        label: Tensor | None = None,
     ) -> None:
         """Look at one batch; the arguments are those of :func:`part_consistency`."""
         check_shape("maps", maps, (None, self.num_units, None, None))
         check_shape("parts", parts, (len(maps), len(self.part_names), 2))
-        inside, shown = _count(maps, parts, part_visible, image_size, self.box, grid, counted)
+        seen = _observe(maps, parts, part_visible, image_size, self.box, grid, counted)
+        self._add_responses(maps, label)
+        inside, shown = (sum_by_category(one, label, len(self.inside)) for one in seen)
         # Not in place: a state that was reset in inference mode could not be changed outside it.
         self.inside, self.shown = self.inside + inside, self.shown + shown
 
     def compute(self) -> Tensor:
         """The share of consistent units."""
-        self._per_unit = self.inside / self.shown
-        return _score(self.inside, self.shown, self.threshold)
+        category = self._unit_categories(self.shown.sum(-1) > 0)
+        unit = torch.arange(self.num_units, device=category.device)
+        inside, shown = self.inside[category, unit], self.shown[category, unit]
+        self._per_unit = inside / shown
+        return _score(inside, shown, self.threshold)
 
     def plot(self) -> tuple["Figure", "Axes"]:
         """A dot for each unit in a row for each part, the row's mean, and the threshold."""

@@ -78,6 +78,7 @@ def part_purity(
         ValueError: If an option, a shape, the index, or an activation is wrong; names the unit.
     """
     _check_options(top_k, patch)
+    check_landmarks(maps, parts, part_visible)
     groups = range(parts.shape[1]) if groups is None else groups
     if len(groups) != parts.shape[1]:
         raise ValueError(

@@ -18,6 +18,11 @@ from pellucid.metrics.part_box import (
 )
 from pellucid.metrics.part_consistency import BOX
 from pellucid.metrics.part_metric import check_maps, check_shape
+from pellucid.metrics.unit_category import (
+    JudgedByCategory,
+    of_own_category,
+    sum_by_category,
+)
 from pellucid.metrics.unit_metric import UnitMetric
 
 if TYPE_CHECKING:
@@ -71,6 +76,7 @@ def part_stability(
     box: float = BOX,
     grid: tuple[float, float] | None = None,
     counted: Tensor | None = None,
+    label: Tensor | None = None,
 ) -> Tensor:
     """Stability score: how often a unit's parts are the same with and without noise.
 
@@ -80,8 +86,11 @@ def part_stability(
     show no part tell nothing and are left out. A unit that reaches no part in either image is
     stable there, so a dead unit is always: look at consistency as well.
 
-    The paper looks only at images of the category that a prototype belongs to: ``counted`` says
-    which those are. For units that belong to no category, all images count.
+    The paper judges a prototype by the images of its own category alone. For units whose category
+    is not given with the model, ``label`` does so: a unit's category is the one on whose images
+    the mean of its map is greatest on average (Zhang et al., CVPR 2018), of those that show parts.
+    Where it is given, ``counted`` says which images count. With neither, all do: then a unit of
+    one category among several cannot score well, as it has no part to find on the others.
 
     Args:
         maps: (B, U, h, w) floating point, finite: the units' responses.
@@ -94,6 +103,8 @@ def part_stability(
             :func:`~pellucid.metrics.location_instability.peak_positions`; None: cells that tile
             the image, as in the paper.
         counted: (B, U) bool, whether the image counts for the unit; None: all do.
+        label: (B,) int64, the category, from 0: each unit is judged on images of its own; None:
+            on all.
 
     Returns:
         Scalar from 0 to 1, higher is better. NaN if no image that counts shows any part.
@@ -102,11 +113,14 @@ def part_stability(
         ValueError: If the box, a shape, or an activation is wrong; names the unit.
     """
     check_share("box", box, "72 / 224 = 0.32")
-    same, images = _count(maps, noisy_maps, parts, part_visible, image_size, box, grid, counted)
-    return (same / images).nanmean()
+    same, counts = _observe(maps, noisy_maps, parts, part_visible, image_size, box, grid, counted)
+    if label is not None:
+        own = of_own_category(maps, label, counts)
+        same, counts = same & own, counts & own
+    return (same.sum(0) / counts.sum(0)).nanmean()
 
 
-def _count(
+def _observe(
     maps: Tensor,
     noisy_maps: Tensor,
     parts: Tensor,
@@ -116,7 +130,7 @@ def _count(
     grid: tuple[float, float] | None,
     counted: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """(U,) images in which the parts are the same, and (U,) images."""
+    """(B, U) whether the image counts and the parts are the same, and whether it counts."""
     check_shape("noisy_maps", noisy_maps, maps.shape)
     check_landmarks(maps, parts, part_visible)
     clean, noisy = (
@@ -130,21 +144,23 @@ def _count(
         check_shape("counted", counted, maps.shape[:2])
         counts = counts & counted.bool()
     same = (clean == noisy).all(-1) & counts
-    return same.sum(0), counts.sum(0)
+    return same, counts
 
 
-class PartStability(UnitMetric):
+class PartStability(UnitMetric, JudgedByCategory):
     """How often units stay with their parts under noise, as a share of images; higher is better.
 
-    See :func:`part_stability` for the definition; :meth:`per_unit` is (U,). It holds ``16 U``
-    bytes, however many images there are. Batch sizes, order and the number of processes do not
-    change the result (but the noise is the caller's: draw it from each image's index if it is to
-    be the same); images that a distributed sampler repeats do count twice. A metric that has seen
-    no part is NaN.
+    See :func:`part_stability` for the definition; :meth:`per_unit` is (U,). It holds ``12 K U``
+    bytes for K categories, however many images there are. Batch sizes, order and the number of
+    processes do not change the result, but where rounding decides between two categories of a
+    unit (and the noise is the caller's: draw it from each image's index if it is to be the same);
+    images that a distributed sampler repeats do count twice. A metric that has seen no part is
+    NaN.
 
     Args:
         num_units: Number of units, ``U``.
         box: Sides of the box as a share of the image's sides, above 0 and at most 1.
+        num_classes: Number of categories, to judge each unit on images of its own; None: on all.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -154,12 +170,13 @@ class PartStability(UnitMetric):
     same: Tensor
     images: Tensor
 
-    def __init__(self, num_units: int, box: float = BOX) -> None:
+    def __init__(self, num_units: int, box: float = BOX, num_classes: int | None = None) -> None:
         super().__init__(num_units)
         check_share("box", box, "72 / 224 = 0.32")
         self.box = box
-        self.add_state("same", torch.zeros(num_units, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("images", torch.zeros(num_units, dtype=torch.int64), dist_reduce_fx="sum")
+        none = torch.zeros(self._add_category_states(num_units, num_classes), num_units).int()
+        self.add_state("same", none, dist_reduce_fx="sum")
+        self.add_state("images", none.clone(), dist_reduce_fx="sum")
 
     def update(
         self,
@@ -170,18 +187,21 @@ class PartStability(UnitMetric):
         image_size: tuple[int, int],
         grid: tuple[float, float] | None = None,
         counted: Tensor | None = None,
+        label: Tensor | None = None,
     ) -> None:
         """Look at one batch; the arguments are those of :func:`part_stability`."""
         check_shape("maps", maps, (None, self.num_units, None, None))
-        same, images = _count(
-            maps, noisy_maps, parts, part_visible, image_size, self.box, grid, counted
-        )
+        seen = _observe(maps, noisy_maps, parts, part_visible, image_size, self.box, grid, counted)
+        self._add_responses(maps, label)
+        same, images = (sum_by_category(one, label, len(self.same)) for one in seen)
         # Not in place: a state that was reset in inference mode could not be changed outside it.
         self.same, self.images = self.same + same, self.images + images
 
     def compute(self) -> Tensor:
         """The mean over units."""
-        self._per_unit = self.same / self.images
+        category = self._unit_categories(self.images > 0)
+        unit = torch.arange(self.num_units, device=category.device)
+        self._per_unit = self.same[category, unit] / self.images[category, unit]
         return self._per_unit.nanmean()
 
     def plot(self) -> tuple["Figure", "Axes"]:

@@ -29,6 +29,24 @@ def rows(data: dict[str, Any], chosen: Any) -> dict[str, Any]:
     return {k: v[chosen] if isinstance(v, Tensor) else v for k, v in data.items()}
 
 
+def own_category(data: dict[str, Any], label: list[int]) -> list[list[bool]]:
+    """For each image and unit, whether the image is of the unit's category.
+
+    It is the one with the greatest mean of the map, of those with an image that shows a part.
+    """
+    known = sorted({label[i] for i, seen in enumerate(data["part_visible"]) if seen.any()})
+    own = [[] for _ in label]
+    for unit in range(data["maps"].shape[1]):
+        means = {}
+        for category in known:
+            chosen = [i for i, k in enumerate(label) if k == category]
+            means[category] = sum(float(data["maps"][i, unit].mean()) for i in chosen) / len(chosen)
+        best = max(known, key=lambda k: (means[k], -k))
+        for image, k in enumerate(label):
+            own[image].append(k == best)
+    return own
+
+
 def keys_weights(place: float, cells: int) -> list[float]:
     """Weight of each cell at a place between cells: cubic convolution with a = -0.75."""
     weights = [0.0] * cells

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pellucid.metrics import PartConsistency, part_consistency
-from tests.metrics.boxes import NAMES, images, presence, rows
+from tests.metrics.boxes import NAMES, images, own_category, presence, rows
 
 BOX = 0.4
 
@@ -98,6 +98,50 @@ def test_hidden_parts_neither_help_nor_harm() -> None:
     assert metric.compute() == 1.0
 
 
+def labelled() -> dict[str, Any]:
+    """Units of different categories; the last category shows no part, and the third is empty."""
+    data = images()
+    data["label"] = torch.tensor([0, 1, 1, 0, 1, 3, 0, 0, 1, 1, 0, 1, 0])
+    data["maps"][5] += 5.0
+    data["maps"][:, 2] += 0.5 * data["label"].view(-1, 1, 1)
+    return data
+
+
+@pytest.mark.parametrize("size", [1, 4, 13])
+def test_units_are_judged_on_their_own_category(size) -> None:
+    data = labelled()
+    metric = PartConsistency(4, NAMES, 0.5, BOX, num_classes=4)
+    for part in torch.arange(13).split(size):
+        metric.update(**rows(data, part))
+    value = part_consistency(**data, threshold=0.5, box=BOX)
+    data["counted"] = torch.tensor(own_category(data, data.pop("label").tolist()))
+    # Else nothing would be tested.
+    assert len(data["counted"].int().unique(dim=1)[0]) == 2
+    torch.testing.assert_close(
+        metric.per_unit(), torch.tensor(brute_force(data, BOX)), equal_nan=True
+    )
+    assert float(metric.compute()) == pytest.approx(score(brute_force(data, BOX), 0.5))
+    assert float(value) == pytest.approx(score(brute_force(data, BOX), 0.5))
+
+
+def test_wrong_labels() -> None:
+    data = labelled()
+    metric = PartConsistency(4, NAMES, 0.5, BOX, num_classes=4)
+    for label, message in (
+        (torch.arange(13), "label must be from 0 to 3, got 0 to 12"),
+        (torch.zeros(12).long(), r"label must have shape \(13\), got \(12,\)"),
+        (None, "label must be given because num_classes is"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metric.update(**(data | {"label": label}))
+    with pytest.raises(ValueError, match="label needs num_classes: give it to PartConsistency"):
+        metric_of(data)
+    with pytest.raises(ValueError, match="label must be from 0"):
+        part_consistency(**(data | {"label": data["label"] - 1}))
+    with pytest.raises(ValueError, match="num_classes must be at least 1 or null, got 0"):
+        PartConsistency(4, NAMES, 0.5, BOX, num_classes=0)
+
+
 def test_grid() -> None:
     data = images() | {"image_size": (40, 50)}
     same = metric_of(data | {"grid": (10, 4.5)}).per_unit()
@@ -127,7 +171,10 @@ def test_reset_pickle_forward_and_a_state_that_does_not_grow() -> None:
     metric = metric_of(data)
     expected = metric.compute()
     assert torch.equal(pickle.loads(pickle.dumps(metric)).compute(), expected)
-    assert sum(v.numel() * v.element_size() for v in metric.metric_state.values()) == 16 * 4 * 3
+    assert (
+        sum(v.numel() * v.element_size() for v in metric.metric_state.values())
+        == 8 * 4 * 3 + 4 * 4 + 8
+    )
     with torch.inference_mode():
         metric.reset()
         assert torch.equal(
@@ -138,8 +185,8 @@ def test_reset_pickle_forward_and_a_state_that_does_not_grow() -> None:
 
 
 def on_one_of_two(first: list[int], second: list[int]) -> tuple[Tensor, Tensor]:
-    data = images()
-    metric = PartConsistency(4, NAMES, 0.5, BOX)
+    data = labelled()
+    metric = PartConsistency(4, NAMES, 0.5, BOX, num_classes=4)
     for part in torch.tensor(first if dist.get_rank() == 0 else second).split(3):
         if len(part):
             metric.update(**rows(data, part))
@@ -151,7 +198,7 @@ def on_one_of_two(first: list[int], second: list[int]) -> tuple[Tensor, Tensor]:
     ("first", "second"), [([0, 2, 4, 6, 8], [1, 3, 5, 7, 9, 10, 11, 12]), ([], list(range(13)))]
 )
 def test_two_processes_give_the_figures_of_one(run_on_two, first, second) -> None:
-    expected = metric_of(images())
+    expected = metric_of(labelled(), num_classes=4)
     for value, per_unit in run_on_two(on_one_of_two, first, second):
         assert torch.equal(value, expected.compute())
         torch.testing.assert_close(per_unit, expected.per_unit(), rtol=0, atol=0, equal_nan=True)

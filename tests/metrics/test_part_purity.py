@@ -299,6 +299,8 @@ def test_wrong_arguments(options, message) -> None:
 def test_wrong_groups() -> None:
     with pytest.raises(ValueError, match=r"groups must hold a number for each of the 4 parts"):
         part_purity(**images(), groups=[0, 1])
+    with pytest.raises(ValueError, match=r"parts must have shape \(23, any, 2\), got \(23,\)"):
+        part_purity(**(images() | {"parts": torch.zeros(23)}))
 
 
 def test_plot_has_a_row_for_each_merged_part() -> None:
