@@ -89,8 +89,8 @@ def part_stability(
     The paper judges a prototype by the images of its own category alone. For units whose category
     is not given with the model, ``label`` does so: a unit's category is the one on whose images
     the mean of its map is greatest on average (Zhang et al., CVPR 2018), of those that show parts.
-    Where it is given, ``counted`` says which images count. With neither, all do: then a unit of
-    one category among several cannot score well, as it has no part to find on the others.
+    Where the model gives it, ``counted`` says which images count. With neither, all do: a unit of
+    one category among several cannot score well then, having no part to find on the others.
 
     Args:
         maps: (B, U, h, w) floating point, finite: the units' responses.
