@@ -53,6 +53,10 @@ class InterpretableCNN(InterpretableModel):
 
     With ``templates=False`` and ``filter_loss_weight=0`` it is its own black-box twin.
 
+    The best checkpoint is that of the least ``val/classification_loss``, the one term of the loss
+    that both have, so that the twins are chosen alike. Where a warm-up holds the filter losses
+    back it may be an epoch before they took hold; ``--monitor val/loss`` counts them in.
+
     Args:
         num_classes: Number of categories; one category and its negatives count as two.
         backbone: Name of the backbone, one of :data:`pellucid.models.backbones.BACKBONES`.
@@ -91,6 +95,7 @@ class InterpretableCNN(InterpretableModel):
     """
 
     requires = frozenset({"image", "label"})
+    monitor = "val/classification_loss"
     _now_frozen = 0
 
     def __init__(
