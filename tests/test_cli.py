@@ -16,9 +16,11 @@ from pellucid.cli import find_config, shipped_configs
 from pellucid.cli.commands import table
 from pellucid.cli.options import PellucidCLI
 from pellucid.cli.run import Run
+from pellucid.datamodules.base import SPLITS
 from tests.helpers import CONFIG, TinyData, TinyModel, call, only_run, write_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+SYNTHETIC = "pellucid.datamodules.synthetic_parts.SyntheticParts"
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,26 @@ def test_seed_changes_the_run(tmp_path, run):
     other = only_run(tmp_path / "runs")
     assert figures(other)["val/loss"] != figures(run)["val/loss"]
     assert yaml.safe_load((other / "config.yaml").read_text())["seed_everything"] == 1
+
+
+def test_the_seed_changes_weights_and_order_but_not_the_images(tmp_path):
+    def build(*words):
+        text = CONFIG.replace("tests.helpers.TinyData", SYNTHETIC)
+        sizes = [f"--data.{split}_size=8" for split in ("train", "val", "test")]
+        cli = options(tmp_path, "--data.image_size=32", *sizes, *words, text=text)
+        images = {split: cli.datamodule.dataset(split)[3]["image"] for split in SPLITS}
+        order = [b["index"].tolist() for b in cli.datamodule.train_dataloader()]
+        return images, order, cli.model.features.weight
+
+    (images, order, weight), (others, other_order, other_weight) = (
+        build(f"--seed_everything={seed}") for seed in (0, 1)
+    )
+    assert all(torch.equal(images[split], others[split]) for split in SPLITS)
+    assert order != other_order
+    assert not torch.equal(weight, other_weight)
+    drawn, _, same_weight = build("--data.seed=1")
+    assert torch.equal(weight, same_weight)
+    assert not any(torch.equal(images[split], drawn[split]) for split in SPLITS)
 
 
 @pytest.fixture
@@ -389,4 +411,6 @@ def test_help(capsys):
     assert all(command in out for command in pellucid.cli.COMMANDS)
     assert call() == 2
     assert call("run", "--help") == 0
-    assert "--run_root" in capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
+    assert "--run_root" in out
+    assert "Images and splits do not depend on it" in out

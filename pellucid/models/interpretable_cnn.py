@@ -309,9 +309,9 @@ class InterpretableCNN(InterpretableModel):
             scores=scores,
             target=target,
             maps=maps,
-            positions=peak_positions(
-                maps, (image.shape[-2], image.shape[-1]), self.backbone.grid
-            )[1],
+            positions=peak_positions(maps, (image.shape[-2], image.shape[-1]), self.backbone.grid)[
+                1
+            ],
             contributions=contributions,
             bias=bias,
             unit_names=tuple(f"filter {i}" for i in range(maps.shape[1])),
