@@ -171,6 +171,33 @@ def test_processes_of_one_run_agree(tmp_path, clock, monkeypatch):
     assert [path.name for path in (tmp_path / "tiny").iterdir()] == [chosen[0].name]
 
 
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_a_run_on_two_processes(tmp_path):
+    words = ["run", "--config", "icnn_parts", "--run_root", tmp_path, "--model.num_units=8"]
+    words += ["--data.image_size=32", "--data.batch_size=4", "--data.train_size=24"]
+    words += ["--data.val_size=8", "--data.test_size=8", "--trainer.max_epochs=1"]
+    words += ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    done = subprocess.run(
+        [sys.executable, "train.py", *words, "--trainer.enable_progress_bar=false"],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("figures to publish come from one device") == 1
+    run = only_run(tmp_path, "icnn_parts")
+    assert (run / "report.html").is_file()
+    metrics = json.loads((run / "results.json").read_text())["metrics"]
+    wanted = ("accuracy", "filter_loss", "location_instability", "part_interpretability")
+    for stage in ("test", "all"):
+        assert all(metrics[f"{stage}/{name}"] is not None for name in wanted)
+    checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 24 // (2 * 4)  # Each process saw half of the images.
+
+
 def test_figures_to_publish_come_from_one_device(run, capsys):
     class Several:
         world_size, is_global_zero = 2, True
