@@ -1,7 +1,7 @@
 """What watches over a run: its losses, its monitors, its speed."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,46 +13,21 @@ from torchmetrics import Metric
 
 from pellucid.errors import RunFailure, UserError, nearest
 from pellucid.logging import figure_picture, log_image
+from pellucid.models.base import Stage, StepCallback
 from pellucid.resume import Checkpoint, random_state, set_random_state
 
 
-class FiniteLoss(Callback):
+class FiniteLoss(StepCallback):
     """Stops the run before a loss or gradient that is not finite reaches the weights.
 
     Every scalar that the model's ``step`` returns in training is looked at, so that the message
     can name the term. Costs one read from the device per step.
     """
 
-    def __init__(self) -> None:
-        self._step: Callable[..., dict[str, Tensor]] | None = None
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at what ``step`` returns: no hook of Lightning's sees it before the gradients."""
-        step: Any = pl_module.step
-        self._step = step
-
-        def checked(batch: Any, stage: str) -> dict[str, Tensor]:
-            outputs: dict[str, Tensor] = step(batch, stage)
-            if stage == "train":
-                self.check(trainer, outputs)
-            return outputs
-
-        object.__setattr__(pl_module, "step", checked)
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the model its own method back."""
-        self._give_back(pl_module)
-
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Likewise: a run that fails has no teardown."""
-        self._give_back(pl_module)
-
-    def _give_back(self, pl_module: pl.LightningModule) -> None:
-        if self._step is not None:
-            object.__delattr__(pl_module, "step")
-            self._step = None
+    def on_step(self, trainer: pl.Trainer, outputs: Mapping[str, Tensor], stage: Stage) -> None:
+        """See :meth:`StepCallback.on_step`."""
+        if stage == "train":
+            self.check(trainer, outputs)
 
     def check(self, trainer: pl.Trainer, outputs: Mapping[str, Tensor]) -> None:
         """Raise if a scalar is not finite.

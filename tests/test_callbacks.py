@@ -64,7 +64,26 @@ def test_the_weights_never_see_it(tmp_path, monkeypatch):
     assert len(models) == 2
     for model in models:
         assert all(parameter.isfinite().all() for parameter in model.parameters())
-        assert "step" not in vars(model)  # The check was taken off again.
+
+
+def test_the_term_is_named_before_a_metric_sees_it(tmp_path, monkeypatch, capsys):
+    """A metric may refuse what is not finite, and its words would not say which term it was."""
+
+    def refuse(self, metrics, outputs, batch):
+        assert outputs["loss"].isfinite(), "the metric was asked first"
+
+    monkeypatch.setattr(TinyModel, "update_metrics", refuse)
+    words = ["--config", write_config(tmp_path), "--run_root", tmp_path / "runs"]
+    assert call("fit", *words, "--model.poison_step=1") == 1
+    assert "filter_loss is nan" in capsys.readouterr().err
+
+
+def test_only_training_stops_at_a_loss_that_is_not_finite():
+    outputs = {"loss": torch.tensor(torch.nan)}
+    for stage in ("val", "test", "all"):
+        FiniteLoss().on_step(FakeTrainer(), outputs, stage)
+    with pytest.raises(RunFailure, match="loss is nan"):
+        FiniteLoss().on_step(FakeTrainer(), outputs, "train")
 
 
 def test_stopwatch_counts_the_training_images(tmp_path):

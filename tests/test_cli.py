@@ -16,9 +16,11 @@ from pellucid.cli import find_config, shipped_configs
 from pellucid.cli.commands import table
 from pellucid.cli.options import PellucidCLI
 from pellucid.cli.run import Run
+from pellucid.datamodules.base import SPLITS
 from tests.helpers import CONFIG, TinyData, TinyModel, call, only_run, write_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+SYNTHETIC = "pellucid.datamodules.synthetic_parts.SyntheticParts"
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,26 @@ def test_seed_changes_the_run(tmp_path, run):
     assert yaml.safe_load((other / "config.yaml").read_text())["seed_everything"] == 1
 
 
+def test_the_seed_changes_weights_and_order_but_not_the_images(tmp_path):
+    def build(*words):
+        text = CONFIG.replace("tests.helpers.TinyData", SYNTHETIC)
+        sizes = [f"--data.{split}_size=8" for split in ("train", "val", "test")]
+        cli = options(tmp_path, "--data.image_size=32", *sizes, *words, text=text)
+        images = {split: cli.datamodule.dataset(split)[3]["image"] for split in SPLITS}
+        order = [b["index"].tolist() for b in cli.datamodule.train_dataloader()]
+        return images, order, cli.model.features.weight
+
+    (images, order, weight), (others, other_order, other_weight) = (
+        build(f"--seed_everything={seed}") for seed in (0, 1)
+    )
+    assert all(torch.equal(images[split], others[split]) for split in SPLITS)
+    assert order != other_order
+    assert not torch.equal(weight, other_weight)
+    drawn, _, same_weight = build("--data.seed=1")
+    assert torch.equal(weight, same_weight)
+    assert not any(torch.equal(images[split], drawn[split]) for split in SPLITS)
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """All runs start in the same second."""
@@ -147,6 +169,33 @@ def test_processes_of_one_run_agree(tmp_path, clock, monkeypatch):
     monkeypatch.delenv("PELLUCID_RUN_DIRECTORY")
     assert len(set(chosen)) == 1
     assert [path.name for path in (tmp_path / "tiny").iterdir()] == [chosen[0].name]
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_a_run_on_two_processes(tmp_path):
+    words = ["run", "--config", "icnn_parts", "--run_root", tmp_path, "--model.num_units=8"]
+    words += ["--data.image_size=32", "--data.batch_size=4", "--data.train_size=24"]
+    words += ["--data.val_size=8", "--data.test_size=8", "--trainer.max_epochs=1"]
+    words += ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    done = subprocess.run(
+        [sys.executable, "train.py", *words, "--trainer.enable_progress_bar=false"],
+        cwd=REPOSITORY,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("figures to publish come from one device") == 1
+    run = only_run(tmp_path, "icnn_parts")
+    assert (run / "report.html").is_file()
+    metrics = json.loads((run / "results.json").read_text())["metrics"]
+    wanted = ("accuracy", "filter_loss", "location_instability", "part_interpretability")
+    for stage in ("test", "all"):
+        assert all(metrics[f"{stage}/{name}"] is not None for name in wanted)
+    checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 24 // (2 * 4)  # Each process saw half of the images.
 
 
 def test_figures_to_publish_come_from_one_device(run, capsys):
@@ -389,4 +438,6 @@ def test_help(capsys):
     assert all(command in out for command in pellucid.cli.COMMANDS)
     assert call() == 2
     assert call("run", "--help") == 0
-    assert "--run_root" in capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
+    assert "--run_root" in out
+    assert "Images and splits do not depend on it" in out

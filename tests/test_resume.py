@@ -17,6 +17,25 @@ from tests.helpers import CONFIG, TinyData, TinyModel, call, only_run, write_con
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EPOCHS = "--trainer.max_epochs=4"
+SMALL = ["--data.image_size=32", "--data.batch_size=8", "--model.num_units=8"]
+SMALL += ["--data.train_size=24", "--data.val_size=12", "--data.test_size=12"]
+SMALL += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+KILLED = """
+import os, signal, sys
+from pellucid.cli import main
+from pellucid.models.base import InterpretableModel
+
+training_step = InterpretableModel.training_step
+
+def killing(self, batch, batch_idx):
+    if self.global_step == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return training_step(self, batch, batch_idx)
+
+InterpretableModel.training_step = killing
+main(sys.argv[1:])
+"""
+"""The command line, killed at its eighth step: with three an epoch, in the middle of the third."""
 
 
 def weights(path):
@@ -39,7 +58,8 @@ def assert_same_run(run, other):
 
 def best_score(run):
     states = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["callbacks"]
-    return [s["best_model_score"] for s in states.values() if s.get("monitor") == "val/loss"]
+    (score,) = (s["best_model_score"] for s in states.values() if s.get("monitor"))
+    return score
 
 
 def interrupt(monkeypatch, capsys, config, root, step, name="SIGINT"):
@@ -52,33 +72,42 @@ def interrupt(monkeypatch, capsys, config, root, step, name="SIGINT"):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path):
-    config = write_config(tmp_path)
-    environment = os.environ | {
-        "PYTHONPATH": str(REPOSITORY),
-        "TINY_SIGNAL": "SIGKILL",
-        "TINY_SIGNAL_AT_STEP": "7",  # Three steps an epoch: in the middle of the third.
-        # Sums over another number of threads differ in the last bit.
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
-    }
-    words = ["run", "--config", config, EPOCHS, "--run_root", tmp_path / "killed"]
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("tiny", []),
+        ("icnn_parts", [*SMALL, "--model.filter_loss_warmup=2", "--model.trainable_stages=1"]),
+        ("icnn_parts", [*SMALL, "--model.trainable_stages=0", "--model.unfreeze_epoch=2"]),
+    ],
+    ids=["tiny", "frozen", "unfrozen"],
+)
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, name, options):
+    config = write_config(tmp_path) if name == "tiny" else name
+    words = [str(word) for word in ("run", "--config", config, EPOCHS, *options)]
+    # Sums over another number of threads differ in the last bit.
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     killed = subprocess.run(
-        [sys.executable, REPOSITORY / "train.py", *words], env=environment, timeout=120, check=False
+        [sys.executable, "-c", KILLED, *words, "--run_root", tmp_path / "killed"],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)} | threads,
+        timeout=120,
+        check=False,
     )
     assert killed.returncode == -signal.SIGKILL
-    run = only_run(tmp_path / "killed")
+    run = only_run(tmp_path / "killed", name)
     assert not (run / "results.json").exists()
 
     last = run / "checkpoints/last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 6
     assert call("run", "--config", run / "config.yaml", "--ckpt_path", last) == 0
-    assert call("run", "--config", config, EPOCHS, "--run_root", tmp_path / "whole") == 0
-    whole = only_run(tmp_path / "whole")
-    assert only_run(tmp_path / "killed") == run  # It went on in its own directory.
+    assert call(*words, "--run_root", tmp_path / "whole") == 0
+    whole = only_run(tmp_path / "whole", name)
+    assert only_run(tmp_path / "killed", name) == run  # It went on in its own directory.
+    assert torch.load(last, weights_only=True)["global_step"] == 12
     assert_same_run(run, whole)
     assert best_score(run) == best_score(whole)
-    metrics = ["accuracy", "loss"]
     results = [json.loads((r / "results.json").read_text())["metrics"] for r in (run, whole)]
     assert results[0] == results[1]
+    metrics = ["accuracy", "loss"]
     assert {f"{stage}/{m}" for stage in ("test", "all") for m in metrics} <= results[0].keys()
 
 

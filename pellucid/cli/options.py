@@ -17,6 +17,10 @@ from pellucid.errors import UserError
 from pellucid.models.base import InterpretableModel
 
 _LARGEST_SEED = 2**32 - 1
+_SEED_HELP = (
+    "Seed of initial weights, of the order and augmentation of training images, and of all else "
+    "that is random in training. Images and splits do not depend on it, but on data.seed alone."
+)
 _QUOTES = "`'\""
 _NO_DEVICE = re.compile(r"No supported gpu backend|can ?not run on your system")
 
@@ -60,6 +64,9 @@ class PellucidCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options beside those of Lightning."""
+        for action in parser._actions:  # No public way to what Lightning has added.
+            if action.dest == "seed_everything":
+                action.help = _SEED_HELP
         add = parser.add_argument
         types = given.OPTIONS
         add("--run_root", type=str, default="runs", help="Directory of all runs.")
@@ -99,6 +106,7 @@ class PellucidCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build the data, then the model, which takes its number of classes from the data."""
         self.datamodule = self._build("data")
+        self.datamodule.training_seed = int(self.config.seed_everything)
         if self.command == "explain":  # Its checkpoint rebuilds the model.
             return
         self.model = self._build("model")

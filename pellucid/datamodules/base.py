@@ -93,7 +93,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         image_size: Height and width of the images in pixels.
         batch_size: Images per batch and device.
         num_workers: Processes that load images; 0 loads in the training process.
-        seed: Seed of shuffling and augmentation.
+        seed: Seed of what a data module draws, and of shuffling and augmentation.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"image", "index"})
@@ -106,6 +106,10 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     augments: bool = False
     """Whether training images change from epoch to epoch."""
+
+    training_seed: int = 0
+    """Added to ``seed`` for the order and the augmentation of training images. The command line
+    sets it to ``--seed_everything``, so that runs with several seeds share their images."""
 
     def __init__(
         self, image_size: int, batch_size: int = 32, num_workers: int = 0, seed: int = 0
@@ -165,8 +169,9 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     def dataset(self, split: Split) -> SeededDataset:
         """The data set of a split, made once."""
         if split not in self._datasets:
+            seed = self.seed + (self.training_seed if split == "train" else 0)
             dataset = self.make_dataset(split)
-            self._datasets[split] = SeededDataset(dataset, self.seed, random=self.augments)
+            self._datasets[split] = SeededDataset(dataset, seed, random=self.augments)
         return self._datasets[split]
 
     def dataloader(self, split: Split, *, shuffle: bool = False) -> DataLoader[Batch]:
@@ -178,7 +183,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
                 image, on which batch normalisation cannot train.
         """
         dataset = self.dataset(split)
-        sampler = EpochSampler(len(dataset), self.seed) if shuffle else None
+        sampler = EpochSampler(len(dataset), self.seed + self.training_seed) if shuffle else None
         if sampler is not None and self.trainer is not None:
             # Workers fetch ahead before Lightning tells a resumed run's sampler its epoch.
             progress: Any = self.trainer.fit_loop.epoch_progress.current

@@ -1,7 +1,7 @@
 """The filter loss of the interpretable CNN: mutual information of feature maps and templates."""
 
 import math
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from einops import rearrange, reduce
@@ -45,16 +45,42 @@ def mutual_information_loss(
     """
     positives = scores.shape[-1] - 1
     alpha = positives / (1 + positives) if alpha is None else alpha
-    log_prior = scores.new_full((positives + 1,), math.log(alpha / positives))
-    log_prior[-1] = math.log1p(-alpha)
-    log_partition = scores.logsumexp(0, keepdim=True)
+    prior = scores.new_full((positives + 1,), alpha / positives)
+    prior[-1] = 1 - alpha
     if hold_partition:
-        log_partition = log_partition.detach()
-    log_likelihood = scores - log_partition
-    log_joint = log_likelihood + log_prior
-    log_evidence = log_joint.logsumexp(-1, keepdim=True)
-    information = log_joint.exp() * (log_likelihood - log_evidence)
-    return -reduce(information, "b u t -> u", "sum")
+        return cast(Tensor, _HeldPartition.apply(scores, prior))
+    return -reduce(_information(scores, prior), "b u t -> u", "sum")
+
+
+def _information(scores: Tensor, prior: Tensor) -> Tensor:
+    """Each term of the mutual information, (B, U, T) nats, with one exponential for all of them."""
+    shifted = scores - scores.detach().amax(0, keepdim=True)
+    likelihood = shifted.exp()
+    partition = likelihood.sum(0, keepdim=True)
+    joint = likelihood * (prior / partition)
+    # An image that is nothing next to the others under every template has neither: 0 log(0 / 0).
+    evidence = joint.sum(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
+    return joint * (shifted - partition.log() - evidence.log())
+
+
+class _HeldPartition(torch.autograd.Function):
+    """Minus the mutual information, whose gradient with ``Z_T`` held is each term with a minus.
+
+    The terms that come from ``p(x)`` add up to one for each image and cancel the one that comes
+    from ``p(x|T)`` outside of the logarithm, which leaves Eq. 4; so nothing but the terms, which
+    the value needs anyway, is kept for the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, prior: Tensor) -> Tensor:
+        information = _information(scores, prior)
+        ctx.save_for_backward(information)
+        return -reduce(information, "b u t -> u", "sum")
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (information,) = ctx.saved_tensors
+        return -information * rearrange(gradients[0], "u -> u 1"), None
 
 
 def category_weights(scores: Tensor, members: Tensor, temperature: float = 0.5) -> Tensor:

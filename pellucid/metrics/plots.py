@@ -6,9 +6,8 @@ They use matplotlib's objects without its global state, so they work in any proc
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
 # Told apart by people with any kind of colour vision (Okabe and Ito, 2008).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+HIGHLIGHT = "#FF7A1A"
 
 
 def unit_rows(
@@ -71,49 +71,71 @@ def unit_rows(
 def position_spread(positions: Tensor, image: Tensor | None) -> tuple["Figure", "Axes"]:
     """Positions, their mean, and the ellipses of 1 and 2 standard deviations.
 
-    The area of a dot is in proportion to the number of images whose peak is there.
-
     Args:
         positions: (N, 2) float, on the CPU, (x, y) as shares of the image's width and height.
-        image: (3, H, W) or (1, H, W), uint8 or float in [0, 1]; None: an empty square.
+        image: (3, H, W) or (1, H, W), uint8 or float in [0, 1], drawn pale; None: an empty square.
     """
     from matplotlib.figure import Figure
-    from matplotlib.patches import Ellipse
 
     figure = Figure(figsize=(4.2, 4.6), layout="constrained")
     axes = figure.subplots()
-    width, height = show_image(axes, image)
+    width, height = show_image(axes, image, pale=True)
     points = positions.double() * torch.tensor([width, height], dtype=torch.float64)
-    # Peaks stand on the map's grid, many on the same place: the dot's area shows how many.
-    places, counts = np.unique(points.numpy(), axis=0, return_counts=True)
-    axes.scatter(
-        places[:, 0], places[:, 1], s=10 * counts, color="#F0E442", edgecolor="black", lw=0.5
-    )
-    if len(points):
-        mean = points.mean(0)
-        axes.plot(*mean.tolist(), "+", color="#D55E00", ms=16, mew=2.5, label="mean", zorder=4)
-    if len(points) > 1:
-        # Principal axes of the covariance; rounding may leave a tiny negative variance.
-        variances, directions = torch.linalg.eigh(points.T.cov())
-        deviations = variances.clamp(min=0).sqrt().tolist()
-        angle = float(torch.rad2deg(torch.atan2(directions[1, 1], directions[0, 1])))
-        for sigmas, style in ((1, "-"), (2, "--")):
-            axes.add_patch(
-                Ellipse(
-                    (float(mean[0]), float(mean[1])),
-                    2 * sigmas * deviations[1],
-                    2 * sigmas * deviations[0],
-                    angle=angle,
-                    fill=False,
-                    color="#D55E00",
-                    lw=1.8,
-                    ls=style,
-                    label=f"{sigmas} sigma",
-                )
-            )
+    nothing = torch.full((2, 2), torch.nan)
+    mean = points.mean(0) if len(points) else nothing[0]
+    draw_spread(axes, mean, points.T.cov() if len(points) > 1 else nothing, points, scale=2.0)
     if len(points):
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=3, fontsize=8)
     return figure, axes
+
+
+def draw_spread(
+    axes: "Axes", mean: Tensor, covariance: Tensor, points: Tensor | None, *, scale: float = 1.0
+) -> None:
+    """Draw positions, their mean, and the ellipses of 1 and 2 standard deviations.
+
+    A dot lets shine through what is below it: the darker a place, the more positions lie there.
+
+    Args:
+        axes: Where to draw.
+        mean: (2,) float, on the CPU, (x, y) in the units of the axes; NaN: none.
+        covariance: (2, 2), in their square; NaN: no ellipse.
+        points: (N, 2) single positions; NaN where there is none.
+        scale: Width of the thinnest line, in points.
+    """
+    from matplotlib.patches import Ellipse
+    from matplotlib.patheffects import Normal, Stroke
+
+    if points is not None:
+        x, y = points[points.isfinite().all(-1)].T.tolist()
+        # Moved to whole pixels, small dots would miss their place by as much as they are wide.
+        style: dict[str, Any] = {"color": "#141820", "alpha": 0.43, "lw": 0, "snap": False}
+        axes.scatter(x, y, s=(2.2 * scale) ** 2, **style)
+    if not mean.isfinite().all():
+        return
+    style = {"color": HIGHLIGHT, "markeredgecolor": "white", "mew": scale}
+    axes.plot(*mean.tolist(), "o", ms=5.8 * scale, label="mean", zorder=4, **style)
+    if covariance.isfinite().all():
+        # Principal axes of the covariance; rounding may leave a tiny negative variance.
+        variances, directions = torch.linalg.eigh(covariance.double())
+        low, high = variances.clamp(min=0).sqrt().tolist()
+        angle = float(torch.rad2deg(torch.atan2(directions[1, 1], directions[0, 1])))
+        for sigmas, width in ((1, 2 * scale), (2, scale)):
+            casing = Stroke(linewidth=width + scale, foreground="white", alpha=0.67)
+            axes.add_patch(
+                Ellipse(
+                    (float(mean[0]), float(mean[1])),
+                    2 * sigmas * high,
+                    2 * sigmas * low,
+                    angle=angle,
+                    fill=False,
+                    color=HIGHLIGHT,
+                    lw=width,
+                    label=f"{sigmas} sigma",
+                    path_effects=[casing, Normal()],
+                    zorder=2 + 1 / sigmas,
+                )
+            )
 
 
 def part_bars(
@@ -196,12 +218,13 @@ def draw_region(
             )
 
 
-def show_image(axes: "Axes", image: Tensor | None) -> tuple[float, float]:
+def show_image(axes: "Axes", image: Tensor | None, *, pale: bool = False) -> tuple[float, float]:
     """Show an image, or an empty square, without ticks.
 
     Args:
         axes: Where to draw; x runs from 0 to the image's width, y downwards to its height.
         image: (3, H, W) or (1, H, W), uint8 or float in [0, 1]; None: nothing, of size 1.
+        pale: Whether to take colour and contrast back, for what is drawn on top.
 
     Returns:
         Width and height in the units of the axes.
@@ -216,11 +239,13 @@ def show_image(axes: "Axes", image: Tensor | None) -> tuple[float, float]:
                 f"image must have shape (3, H, W) or (1, H, W), got {tuple(image.shape)}"
             )
         pixels = image.detach().cpu()
-        if pixels.is_floating_point():
-            pixels = pixels.float().clamp(0, 1)
+        pixels = pixels.float().clamp(0, 1) if pixels.is_floating_point() else pixels / 255
+        if pale:
+            grey = reduce(pixels, "c h w -> 1 h w", "mean")
+            pixels = 0.35 * pixels + 0.65 * (0.5 * grey + 0.43)
         height, width = (float(size) for size in pixels.shape[1:])
         shown: Any = rearrange(pixels, "c h w -> h w c").squeeze(-1).numpy()
-        axes.imshow(shown, cmap="gray", extent=(0, width, height, 0))
+        axes.imshow(shown, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0))
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.set_aspect("equal")

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, get_args
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -13,6 +14,23 @@ from pellucid.batch import Batch, check_batch
 from pellucid.models.explanation import Explanation
 
 Stage = Literal["train", "val", "test", "all"]
+
+
+class StepCallback(Callback, ABC):
+    """A callback that sees what a model's :meth:`~InterpretableModel.step` returns.
+
+    None of Lightning's hooks does before the figures are logged and the loss is differentiated.
+    """
+
+    @abstractmethod
+    def on_step(self, trainer: pl.Trainer, outputs: Mapping[str, Tensor], stage: Stage) -> None:
+        """After each step.
+
+        Args:
+            trainer: The trainer of the run.
+            outputs: What ``step`` returned.
+            stage: The stage.
+        """
 
 
 class InterpretableModel(pl.LightningModule, ABC):
@@ -107,6 +125,9 @@ class InterpretableModel(pl.LightningModule, ABC):
 
     def _step_and_log(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         outputs = self.step(batch, stage)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, StepCallback):
+                callback.on_step(self.trainer, outputs, stage)
         size = len(batch["image"])
         scalars = {f"{stage}/{k}": v.detach() for k, v in outputs.items() if v.ndim == 0}
         self.log_dict(scalars, batch_size=size, on_step=False, on_epoch=True, sync_dist=True)

@@ -26,32 +26,33 @@ Where this differs from the paper:
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
-from tqdm import tqdm
 
 from pellucid.batch import Batch
-from pellucid.distributed import is_distributed
 from pellucid.losses.filter_loss import Assignment, FilterLoss
 from pellucid.metrics import LocationInstability, PartInterpretability
 from pellucid.metrics.location_instability import peak_positions
 from pellucid.metrics.part_metric import PartMetric
-from pellucid.models.backbones import Backbone
-from pellucid.models.base import InterpretableModel, Stage
+from pellucid.models.base import Stage
 from pellucid.models.explanation import Explanation
-from pellucid.models.layers.feature_cache import FeatureCache
+from pellucid.models.fine_tuning import FineTunedModel, Schedule, check_at_least
 from pellucid.models.layers.part_template import PartTemplate
 
 
-class InterpretableCNN(InterpretableModel):
+class InterpretableCNN(FineTunedModel):
     """A backbone whose top convolution, and one more on top of it, are made interpretable.
 
     With ``templates=False`` and ``filter_loss_weight=0`` it is its own black-box twin.
+
+    The best checkpoint is that of the least ``val/classification_loss``, the one term of the loss
+    that both have, so that the twins are chosen alike. Where a warm-up holds the filter losses
+    back it may be an epoch before they took hold; ``--monitor val/loss`` counts them in.
 
     Args:
         num_classes: Number of categories; one category and its negatives count as two.
@@ -91,7 +92,7 @@ class InterpretableCNN(InterpretableModel):
     """
 
     requires = frozenset({"image", "label"})
-    _now_frozen = 0
+    monitor = "val/classification_loss"
 
     def __init__(
         self,
@@ -115,52 +116,42 @@ class InterpretableCNN(InterpretableModel):
         lr: float = 1e-3,
         backbone_lr_factor: float = 0.1,
         weight_decay: float = 1e-4,
-        schedule: Literal["one_cycle", "constant"] = "one_cycle",
+        schedule: Schedule = "one_cycle",
         cache_frozen: bool = True,
     ) -> None:
-        super().__init__()
         top_weight = (
             filter_loss_weight if top_filter_loss_weight is None else top_filter_loss_weight
         )
-        for name, value, least in (
-            ("num_classes", num_classes, 2),
-            ("num_units", num_units, 1),
-            ("filter_loss_weight", filter_loss_weight, 0),
-            ("top_filter_loss_weight", top_weight, 0),
-            ("filter_loss_warmup", filter_loss_warmup, 0),
-            ("trainable_stages", trainable_stages or 0, 0),
-            ("unfreeze_epoch", unfreeze_epoch or 0, 0),
-            ("backbone_lr_factor", backbone_lr_factor, 0),
-            ("weight_decay", weight_decay, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if not lr > 0:
-            raise ValueError(f"lr must be greater than 0, got {lr}")
+        check_at_least(2, num_classes=num_classes)
+        check_at_least(1, num_units=num_units)
+        check_at_least(
+            0,
+            filter_loss_weight=filter_loss_weight,
+            top_filter_loss_weight=top_weight,
+            filter_loss_warmup=filter_loss_warmup,
+        )
         if head not in ("sigmoid", "softmax", "logistic"):
             raise ValueError(f"head must be sigmoid, softmax or logistic, got {head!r}")
-        if schedule not in ("one_cycle", "constant"):
-            raise ValueError(f"schedule must be one_cycle or constant, got {schedule!r}")
         if head == "sigmoid" and num_classes != 2:
             raise ValueError(
                 f"head 'sigmoid' is for one category and its negatives, got num_classes "
                 f"{num_classes}; use 'softmax' or 'logistic'"
             )
+        super().__init__(
+            backbone,
+            weights,
+            stride,
+            trainable_stages=trainable_stages,
+            unfreeze_epoch=unfreeze_epoch,
+            lr=lr,
+            backbone_lr_factor=backbone_lr_factor,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            cache_frozen=cache_frozen,
+        )
         self.save_hyperparameters()
-        self.num_classes, self.head = num_classes, head
+        self.num_classes, self.head, self.filter_loss_warmup = num_classes, head, filter_loss_warmup
         self.filter_loss_weight, self.top_filter_loss_weight = filter_loss_weight, top_weight
-        self.filter_loss_warmup = filter_loss_warmup
-        self.unfreeze_epoch, self.lr = unfreeze_epoch, lr
-        self.backbone_lr_factor, self.weight_decay = backbone_lr_factor, weight_decay
-        self.schedule = schedule
-
-        self.backbone = Backbone(backbone, weights, stride)
-        stages = len(self.backbone.stages)
-        if trainable_stages is not None and trainable_stages > stages:
-            raise ValueError(
-                f"trainable_stages must be at most {stages} for {backbone}, got {trainable_stages}"
-            )
-        self.frozen_stages = 0 if trainable_stages is None else stages - trainable_stages
         channels = self.backbone.channels
         self.added = nn.Sequential(
             nn.Conv2d(channels, num_units, 3, padding=1, bias=False),
@@ -185,15 +176,10 @@ class InterpretableCNN(InterpretableModel):
             )
             for units in (channels, num_units)
         )
-        self._cache = FeatureCache() if cache_frozen else None
-        self._freeze(self.frozen_stages)
 
     def maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Maps of the top and of the added layer, before their masks, (B, U, h, w) each."""
-        return self._maps(self.backbone.run(image, 0, self.frozen_stages))
-
-    def _maps(self, frozen: Tensor) -> tuple[Tensor, Tensor]:
-        top = self.backbone.run(frozen, self.frozen_stages, None)
+        top = self.backbone(image)
         return top, self.added(self.top_template(top))
 
     def scores(self, maps: Tensor) -> Tensor:
@@ -209,7 +195,8 @@ class InterpretableCNN(InterpretableModel):
     def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """See :meth:`InterpretableModel.step`."""
         label = batch["label"]
-        top, added = self._maps(self._frozen_features(batch, stage))
+        top = self.features(batch, stage)
+        added = self.added(self.top_template(top))
         scores = self.scores(added)
         loss = classification = self._classification_loss(scores, label)
         outputs = {"classification_loss": classification, "scores": scores, "maps": added}
@@ -285,8 +272,7 @@ class InterpretableCNN(InterpretableModel):
         Maps are those of the added layer before its mask, at least 0 and unbounded above;
         ``contributions.sum(1) + bias`` is the target's score to rounding.
         """
-        image = batch["image"]
-        _, maps = self.maps(image)
+        _, maps = self.maps(batch["image"])
         masked = self.added_template(maps)
         scores = self.scores(maps)
         if target is None:
@@ -300,111 +286,13 @@ class InterpretableCNN(InterpretableModel):
         if self.head == "sigmoid":  # class 0 has the score 0 and is spoken for by nothing
             contributions = contributions * rearrange(target == 1, "b -> b 1")
             bias = bias * (target == 1)
+        height, width = batch["image"].shape[-2:]
         return Explanation(
             scores=scores,
             target=target,
             maps=maps,
-            positions=peak_positions(
-                maps, (image.shape[-2], image.shape[-1]), self.backbone.grid
-            )[1],
+            positions=peak_positions(maps, (height, width), self.backbone.grid)[1],
             contributions=contributions,
             bias=bias,
             unit_names=tuple(f"filter {i}" for i in range(maps.shape[1])),
         )
-
-    def configure_optimizers(self) -> Any:
-        """AdamW, with a smaller learning rate for the pretrained layers."""
-        pretrained = list(self.backbone.parameters())
-        known = set(pretrained)
-        new = [parameter for parameter in self.parameters() if parameter not in known]
-        rates = [self.lr, self.lr * self.backbone_lr_factor]
-        optimizer = torch.optim.AdamW(
-            [{"params": new, "lr": rates[0]}, {"params": pretrained, "lr": rates[1]}],
-            weight_decay=self.weight_decay,
-        )
-        steps = self.trainer.estimated_stepping_batches
-        if self.schedule == "constant" or steps == float("inf"):
-            return optimizer
-        one_cycle = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, rates, max(int(steps), 2), pct_start=0.1, cycle_momentum=False
-        )
-        return [optimizer], [{"scheduler": one_cycle, "interval": "step"}]
-
-    def _freeze(self, frozen: int) -> None:
-        """Freeze the first stages and train the others."""
-        self._now_frozen = frozen
-        for number, stage in enumerate(self.backbone.stages):
-            stage.requires_grad_(number >= frozen)
-            # Frozen stages run forward only, which a CPU does 1.5 times faster this way.
-            layout = torch.channels_last if number < frozen else torch.contiguous_format
-            stage.to(memory_format=layout)
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> Self:
-        """Switch to training, but for the frozen stages, whose statistics stay put."""
-        super().train(mode)
-        for stage in list(self.backbone.stages)[: self._now_frozen]:
-            stage.eval()
-        return self
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the weights file out: what it gave is in the checkpoint."""
-        checkpoint["hyper_parameters"]["weights"] = "none"
-
-    def on_fit_start(self) -> None:
-        """Lightning's hook."""
-        if self.unfreeze_epoch is not None and is_distributed():
-            raise ValueError(
-                "unfreeze_epoch is for one device: DistributedDataParallel would not average the "
-                "gradients of layers that are unfrozen later; use --trainer.devices 1, or train "
-                "the layers from the start (trainable_stages)"
-            )
-
-    def on_train_epoch_start(self) -> None:
-        """Unfreeze the backbone from its epoch on, also in a resumed run."""
-        late = self.unfreeze_epoch is not None and self.current_epoch >= self.unfreeze_epoch
-        if late and self._now_frozen:
-            self._freeze(0)
-
-    def on_train_start(self) -> None:
-        """Fill the cache in the order of the data set.
-
-        Batches of another make-up would differ in the last bit, and a resumed run with them.
-        """
-        dataset = self._cacheable("train")
-        if dataset is None or self._cache is None:
-            return
-        loader = self.trainer.datamodule.dataloader("train")  # type: ignore[attr-defined]
-        if loader.dataset is not dataset:
-            return
-        for batch in tqdm(loader, desc="Frozen features", leave=False, disable=len(loader) < 20):
-            moved = {name: batch[name].to(self.device) for name in ("image", "index")}
-            with self.trainer.precision_plugin.forward_context():
-                self._frozen_features(cast(Batch, moved), "train")
-            if dataset not in self._cache:
-                break
-
-    def _cacheable(self, stage: Stage) -> Any:
-        """The data set that the trainer reads, if its images and the frozen stages stay as is."""
-        trainer = self._trainer
-        if trainer is None or not self.frozen_stages or self.unfreeze_epoch is not None:
-            return None
-        loader = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}.get(
-            stage, trainer.test_dataloaders
-        )
-        dataset = getattr(loader, "dataset", None)
-        # The data sets of our data modules say whether they make random choices.
-        return dataset if getattr(dataset, "random", True) is False else None
-
-    def _frozen_features(self, batch: Batch, stage: Stage) -> Tensor:
-        """What the frozen stages make of a batch, from the cache where that is right."""
-        image = batch["image"]
-
-        def compute(image: Tensor) -> Tensor:
-            image = image.contiguous(memory_format=torch.channels_last)
-            return self.backbone.run(image, 0, self.frozen_stages).contiguous()
-
-        dataset = self._cacheable(stage)
-        if self._cache is None or dataset is None or "index" not in batch:
-            return compute(image)
-        return self._cache.get(dataset, batch["index"], image, compute)

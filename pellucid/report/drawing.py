@@ -1,22 +1,23 @@
 """Small pictures of maps and places, all (H, W, 3) uint8."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import matplotlib
 import numpy as np
 import torch
+from einops import rearrange
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from pellucid.logging import figure_picture
+from pellucid.metrics.plots import draw_spread, show_image
+
 Picture = NDArray[np.uint8]
 """(H, W, 3) uint8, red, green, blue."""
-
-HIGHLIGHT = (255, 122, 26)
-
-_SUPERSAMPLING = 3
 
 
 def as_picture(image: Picture | Tensor) -> Picture:
@@ -173,32 +174,15 @@ def draw_position(
         size: Pixels of the longer side of the result.
     """
     picture = as_picture(image)
-    scale = _SUPERSAMPLING * size / max(picture.shape[:2])
-    large = resize(picture, _SUPERSAMPLING * size)
-    grey = large.mean(-1, keepdims=True)
-    pale = 0.35 * large + 0.65 * (0.5 * grey + 110)
-    canvas = Image.fromarray(pale.round().clip(0, 255).astype(np.uint8))
-    draw = ImageDraw.Draw(canvas, "RGBA")
-
-    def place(xy: Any) -> list[tuple[float, float]]:
-        # A position counts from the centre of the first pixel, a drawing from its corner.
-        spots = (np.asarray(xy, dtype=float).reshape(-1, 2) + 0.5) * scale
-        return [(float(x), float(y)) for x, y in spots]
-
-    unit = _SUPERSAMPLING
-    for x, y in place(points[torch.isfinite(points).all(-1)]) if points is not None else []:
-        radius = 1.1 * unit
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(20, 24, 32, 110))
-    if torch.isfinite(covariance).all() and torch.isfinite(mean).all():
-        angle = np.linspace(0, 2 * np.pi, 73)
-        variance, axes = np.linalg.eigh(covariance.double().numpy())
-        circle = np.stack([np.cos(angle), np.sin(angle)], -1) * np.sqrt(variance.clip(min=0))
-        for deviations, width in ((2, unit), (1, 2 * unit)):
-            ring = place(mean.double().numpy() + deviations * circle @ axes.T)
-            draw.line(ring, fill=(255, 255, 255, 170), width=width + unit, joint="curve")
-            draw.line(ring, fill=(*HIGHLIGHT, 255), width=width, joint="curve")
-    if torch.isfinite(mean).all():
-        ((x, y),) = place(mean)
-        for radius, fill in ((3.4 * unit, (255, 255, 255, 255)), (2.4 * unit, (*HIGHLIGHT, 255))):
-            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
-    return resize(np.asarray(canvas), size)
+    scale = size / max(picture.shape[:2])
+    pixels = rearrange(torch.from_numpy(resize(picture, size).copy()), "h w c -> c h w")
+    height, width = pixels.shape[1:]
+    # At 72 points an inch a point is a pixel.
+    page = Figure(figsize=(width / 72, height / 72), dpi=72)
+    axes = page.add_axes((0, 0, 1, 1))
+    show_image(axes, pixels, pale=True)
+    axes.set_axis_off()
+    # A position counts from the centre of the first pixel, a drawing from its corner.
+    spots = None if points is None else (points + 0.5) * scale
+    draw_spread(axes, (mean + 0.5) * scale, covariance * scale**2, spots)
+    return figure_picture(page)

@@ -105,6 +105,19 @@ def test_the_seed_changes_order_and_augmentation():
     assert not torch.equal(images[order[0]], others[order[0]])
 
 
+def test_the_training_seed_changes_order_and_augmentation_of_training_images_alone():
+    def found(training_seed, split):
+        data = NoiseModule(4, batch_size=4)
+        data.training_seed = training_seed
+        return epoch(data.train_dataloader(), 0) if split == "train" else data.dataset(split)[2]
+
+    (images, order), (others, other_order) = (found(seed, "train") for seed in (0, 1))
+    assert order != other_order
+    assert not torch.equal(images[order[0]], others[order[0]])
+    for split in ("val", "test", "all"):
+        assert torch.equal(found(0, split)["image"], found(1, split)["image"])
+
+
 def test_evaluation_is_in_order_and_the_same_every_time():
     data = NoiseModule(4, batch_size=3)
     for name, loader in (

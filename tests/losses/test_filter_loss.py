@@ -105,6 +105,18 @@ def test_exact_form_survives_large_activations() -> None:
     assert maps.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("hold_partition", [False, True])
+def test_an_image_that_no_template_fits_counts_for_nothing(hold_partition: bool) -> None:
+    scores = torch.randn(4, 2, 10)
+    with_it = torch.cat((scores, torch.full((1, 2, 10), -1e4))).requires_grad_()
+    loss = mutual_information_loss(with_it, hold_partition=hold_partition)
+    torch.testing.assert_close(loss, mutual_information_loss(scores))
+    loss.sum().backward()
+    assert with_it.grad is not None
+    assert (with_it.grad[-1] == 0).all()
+    assert with_it.grad.isfinite().all()
+
+
 def brute_force_category(
     maps: Tensor, labels: list[int], category: int, gain: float, a: float, share: float
 ) -> tuple[float, Tensor]:

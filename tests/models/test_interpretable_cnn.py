@@ -69,6 +69,17 @@ def test_loss_is_the_sum_of_its_terms() -> None:
     torch.testing.assert_close(outputs["loss"], total)
 
 
+def test_the_best_checkpoint_is_chosen_by_a_figure_that_the_twin_has_too() -> None:
+    model, twin = small(filter_loss_weight=3.0), small(templates=False, filter_loss_weight=0)
+    stage, _, name = InterpretableCNN.monitor.partition("/")
+    assert (stage, InterpretableCNN.mode) == ("val", "min")
+    for network in (model, twin):
+        outputs = network.step(batch_of(), "val")
+        wanted = nn.functional.cross_entropy(outputs["scores"], batch_of()["label"])
+        torch.testing.assert_close(outputs[name], wanted)
+    assert not torch.isclose(model.step(batch_of(), "val")["loss"], outputs[name])
+
+
 def test_heads() -> None:
     batch = batch_of(classes=2)
     model = small(num_classes=2, head="sigmoid")

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from pellucid.logging import figure_picture
+from pellucid.metrics.plots import position_spread
 from pellucid.report.drawing import (
     as_picture,
     contact_sheet,
@@ -171,5 +173,24 @@ def test_draw_position_draws_single_points() -> None:
     picture = draw_position(GREY, nan[0], nan, points, size=200).mean(-1)
     rows, columns = (picture < picture[150, 150] - 10).nonzero()
     assert len(rows)
-    assert columns.mean() == pytest.approx(50, abs=1.5)
-    assert rows.mean() == pytest.approx(50, abs=1.5)
+    assert columns.mean() == pytest.approx(49.5, abs=0.6)
+    assert rows.mean() == pytest.approx(49.5, abs=0.6)
+
+
+def test_the_metric_draws_the_same_picture() -> None:
+    """Where it is given the same positions over the same image."""
+    positions = torch.tensor([[2.0, 3.0], [9.0, 4.0], [5.0, 12.0], [5.0, 12.0]])
+    image = torch.from_numpy(GREY).permute(2, 0, 1)
+    figure, axes = position_spread((positions + 0.5) / 20, image)
+    axes.get_legend().remove()
+    figure.set_layout_engine("none")
+    figure.set_size_inches(400 / 72, 400 / 72)
+    figure.set_dpi(72)
+    axes.set_position((0, 0, 1, 1))
+    axes.set_axis_off()
+    ours = draw_position(GREY, positions.mean(0), positions.T.cov(), positions, size=400)
+    theirs = orange(figure_picture(figure)), orange(ours)
+    for axis in (0, 1):
+        ends = [(m.nonzero()[axis].min(), m.nonzero()[axis].max()) for m in theirs]
+        # The metric's lines are wider.
+        assert np.abs(np.subtract(*ends)).max() <= 3

@@ -1,0 +1,89 @@
+"""What fine-tuned models share, on a model other than the interpretable CNN."""
+
+import inspect
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from pellucid.batch import Batch
+from pellucid.datamodules.synthetic_parts import SyntheticParts
+from pellucid.models.base import Stage
+from pellucid.models.explanation import Explanation
+from pellucid.models.fine_tuning import FineTunedModel
+from pellucid.models.interpretable_cnn import InterpretableCNN
+
+
+class Linear(FineTunedModel):
+    """Mean features and a linear layer."""
+
+    def __init__(self, num_classes: int, trainable_stages: int | None, cache_frozen: bool) -> None:
+        options: dict[str, Any] = {"cache_frozen": cache_frozen, "schedule": "constant"}
+        super().__init__("small", trainable_stages=trainable_stages, lr=0.01, **options)
+        self.save_hyperparameters()
+        self.classifier = nn.Linear(self.backbone.channels, num_classes)
+
+    def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        scores = self.classifier(self.features(batch, stage).mean((2, 3)))
+        return {"loss": nn.functional.cross_entropy(scores, batch["label"])}
+
+    def explain(self, batch: Batch, target: Tensor | None = None) -> Explanation:
+        raise NotImplementedError
+
+
+def fit(trainable_stages: int | None, cache_frozen: bool) -> tuple[Linear, list[int], Any]:
+    """A trained model, how many images its first stage saw, and the learning rates."""
+    data = SyntheticParts(image_size=32, num_classes=3, train_size=24, val_size=8, test_size=8)
+    pl.seed_everything(0, verbose=False)
+    model, seen = Linear(3, trainable_stages, cache_frozen), [0]
+
+    def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        seen[0] += len(output)
+
+    model.backbone.stages[0].register_forward_hook(count)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(model, datamodule=data)
+    return model, seen, [group["lr"] for group in trainer.optimizers[0].param_groups]
+
+
+def test_another_model_gets_frozen_stages_their_cache_and_two_rates() -> None:
+    (plain, seen, rates), (cached, seen_once, _) = (fit(1, cache) for cache in (False, True))
+    assert (seen, seen_once) == ([2 * (24 + 8)], [24 + 8])
+    assert rates == pytest.approx([0.01, 0.001])
+    for ours, theirs in zip(plain.parameters(), cached.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    frozen = [not p.requires_grad for p in plain.backbone.stages[0].parameters()]
+    assert all(frozen)
+    assert not plain.train().backbone.stages[0].training
+    assert plain.backbone.stages[-1].training
+
+
+def test_features_are_the_backbones_maps() -> None:
+    model = Linear(3, 2, True).eval()
+    image = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(model.features({"image": image}, "val"), model.backbone(image))
+
+
+def test_a_checkpoint_does_not_name_the_weights_file() -> None:
+    checkpoint: dict[str, Any] = {"hyper_parameters": {"weights": "of_this_machine.pth"}}
+    Linear(3, 1, True).on_save_checkpoint(checkpoint)
+    assert checkpoint["hyper_parameters"]["weights"] == "none"
+
+
+def test_defaults_agree_with_those_of_the_model() -> None:
+    """Each is written twice, as constructors name all their options."""
+    ours = inspect.signature(FineTunedModel).parameters
+    theirs = inspect.signature(InterpretableCNN).parameters
+    assert ours.keys() <= theirs.keys()
+    for name in ours.keys() - {"backbone"}:
+        assert ours[name].default == theirs[name].default
