@@ -55,8 +55,9 @@ class InterpretableCNN(InterpretableModel):
 
     Args:
         num_classes: Number of categories; one category and its negatives count as two.
-        backbone: Name of the backbone, one of :data:`pellucid.models.backbones.BACKBONES`.
-        weights: ``none``, the name of torchvision weights, or a file.
+        backbone: Name of a network of torchvision, of timm (``timm/NAME``), or ``small``, see
+            :class:`pellucid.models.backbones.Backbone`.
+        weights: ``none``, the name of published weights, or a file.
         stride: Pixels per position of the feature map; None: the backbone's default.
         num_units: Filters of the added 3 x 3 convolution.
         head: ``sigmoid``: one category against the rest (class 1 against class 0, whose score is
@@ -84,6 +85,7 @@ class InterpretableCNN(InterpretableModel):
         schedule: ``one_cycle`` or ``constant`` learning rate.
         cache_frozen: Whether to keep what frozen stages make of each image. Takes effect where the
             first stages stay frozen and the data module does not augment.
+        node: Layer or block of the network that the backbone ends with, in place of ``stride``.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -117,6 +119,7 @@ class InterpretableCNN(InterpretableModel):
         weight_decay: float = 1e-4,
         schedule: Literal["one_cycle", "constant"] = "one_cycle",
         cache_frozen: bool = True,
+        node: str | None = None,
     ) -> None:
         super().__init__()
         top_weight = (
@@ -154,7 +157,7 @@ class InterpretableCNN(InterpretableModel):
         self.backbone_lr_factor, self.weight_decay = backbone_lr_factor, weight_decay
         self.schedule = schedule
 
-        self.backbone = Backbone(backbone, weights, stride)
+        self.backbone = Backbone(backbone, weights, stride, node)
         stages = len(self.backbone.stages)
         if trainable_stages is not None and trainable_stages > stages:
             raise ValueError(
@@ -304,9 +307,9 @@ class InterpretableCNN(InterpretableModel):
             scores=scores,
             target=target,
             maps=maps,
-            positions=peak_positions(
-                maps, (image.shape[-2], image.shape[-1]), self.backbone.grid
-            )[1],
+            positions=peak_positions(maps, (image.shape[-2], image.shape[-1]), self.backbone.grid)[
+                1
+            ],
             contributions=contributions,
             bias=bias,
             unit_names=tuple(f"filter {i}" for i in range(maps.shape[1])),
@@ -349,6 +352,7 @@ class InterpretableCNN(InterpretableModel):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the weights file out: what it gave is in the checkpoint."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["hyper_parameters"]["weights"] = "none"
 
     def on_fit_start(self) -> None:
