@@ -101,7 +101,7 @@ def test_no_skip_connection_passes_by_where_a_stride_ends(name: str) -> None:
         # Inside a block something goes past.
         ends = {found.node for found in graph._maps}
         maps = [node for node in graph.graph.nodes if graph._map(node) and node not in ends]
-        assert not torch.equal(*answers(maps[-2]))
+        assert not all(torch.equal(*answers(node)) for node in maps[-4:])
 
 
 @pytest.mark.parametrize("name", GENERIC)

@@ -62,7 +62,7 @@ class ToChannelsFirst(nn.Module):
         return maps.movedim(-1, 1)
 
 
-class _Tracer(NodePathTracer):
+class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision has no types
     """Goes no deeper than layers: what has no children, or keeps statistics of its own.
 
     Such layers may ask whether they are training; a trace that went into them would fix the answer.
@@ -322,12 +322,15 @@ class NetworkGraph:
             found = self._map(node)
             if found is not None and found.stride < end.stride:
                 last[found.stride] = node
-        start, stages = next(n for n in self.graph.nodes if n.op == "placeholder"), []
-        for node in [*last.values(), end.node]:
-            # A stage without parameters would be nothing to freeze: it goes with the next one.
-            if node is end.node or self._size(self._needed(node, start)):
-                stages.append(self._stage(start, node))
-                start = node
+        # A stage without parameters would be nothing to freeze: it goes with another one.
+        ends = [next(node for node in self.graph.nodes if node.op == "placeholder")]
+        for node in last.values():
+            if self._size(self._needed(node, ends[-1])):
+                ends.append(node)
+        if len(ends) > 1 and not self._size(self._needed(end.node, ends[-1])):
+            ends.pop()
+        pairs = zip(ends, [*ends[1:], end.node], strict=True)
+        stages = [self._stage(start, stop) for start, stop in pairs]
         tail: list[nn.Module] = [ToChannelsFirst()] if end.channels_last else []
         # A part template wants activations of one sign.
         tail += [nn.ReLU()] if end.signed else []

@@ -11,7 +11,7 @@ Source: Araujo, Norris, Sim, "Computing Receptive Fields of Convolutional Neural
 """
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -135,7 +135,7 @@ def _window(node: fx.Node, network: nn.Module) -> nn.Module | None:
 
 def _slide(axis: Axis, window: Any, number: int, size: int, after: int) -> Axis:
     def one(value: Any) -> int:
-        return int(value[number]) if isinstance(value, Iterable) else int(value)
+        return int(value[number] if isinstance(value, list | tuple) else value)
 
     kernel, step = one(window.kernel_size), one(window.stride)
     reach = one(getattr(window, "dilation", 1)) * (kernel - 1)

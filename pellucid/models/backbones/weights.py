@@ -1,6 +1,7 @@
 """Files of weights: read without running any code in them, whatever tool has written them."""
 
 import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from torch import Tensor
 
 NORMALISATION = "normalisation"
 """Key of our checkpoints: mean and standard deviation that the images were normalised with."""
+
+# What the unpickler says of anything but tensors and plain values.
+_NAMES_CODE = re.compile(r"Unsupported (?:global|class)|not an allowed global", re.IGNORECASE)
 
 _OWN_PREFIX = "backbone."
 
@@ -145,6 +149,11 @@ def normalisation_of(checkpoint: Mapping[str, Any]) -> Normalisation | None:
     return Normalisation(mean, std)
 
 
+def _first_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1)
+
+
 def _is_safetensors(path: Path) -> bool:
     """Whether a file is one of safetensors: eight bytes of length, then JSON."""
     with path.open("rb") as file:
@@ -177,7 +186,10 @@ def _read_torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     # Bytes that are no pickle make the unpickler fail in any way; it runs nothing all the same.
     except Exception as error:
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+        said = str(error)
+        # torch.save writes no pickle of a protocol that this unpickler does not know.
+        bare = _first_byte(path) == b"\x80" and "Unsupported operand" in said
+        if isinstance(error, pickle.UnpicklingError) and (bare or _NAMES_CODE.search(said)):
             why = (
                 "it holds more than tensors and plain values, which could be code (none of it was "
                 "run); save the state_dict alone"
