@@ -8,12 +8,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, fx, nn
-from torchvision.models.feature_extraction import NodePathTracer
 
 from pellucid.errors import nearest
-from pellucid.models.backbones.positions import Cells, Shape, cells_of
+from pellucid.models.backbones.positions import Cells, cells_of
+from pellucid.models.backbones.tracing import Probe, Tracer
 
 # Not square, so that rows, columns and channels are told apart; multiples of 32, so that sizes
 # are halved without remainders.
@@ -62,48 +61,6 @@ class ToChannelsFirst(nn.Module):
         return maps.movedim(-1, 1)
 
 
-class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision has no types
-    """Goes no deeper than layers: what has no children, or keeps statistics of its own.
-
-    Such layers may ask whether they are training; a trace that went into them would fix the answer.
-    """
-
-    def __init__(self, leaves: Sequence[type], functions: Sequence[Any]) -> None:
-        super().__init__(
-            leaf_modules=list(leaves),
-            autowrap_modules=(math, torchvision.ops),
-            autowrap_functions=tuple(functions),
-        )
-
-    def is_leaf_module(self, m: nn.Module, module_qualname: str) -> bool:
-        """Whether a module is one node of the graph."""
-        own = next(m.buffers(recurse=False), None) is not None
-        small = next(m.children(), None) is None
-        return own or small or bool(super().is_leaf_module(m, module_qualname))
-
-
-class _Probe(fx.Interpreter):
-    """Runs a network once, and remembers the shapes and signs of what its nodes give."""
-
-    def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(network, graph=graph)
-        self.shapes: dict[fx.Node, Shape] = {}
-        self.groups: dict[fx.Node, Shape] = {}
-        self.positive: set[fx.Node] = set()
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run one node."""
-        value = super().run_node(n)
-        if isinstance(value, Tensor):
-            self.shapes[n] = tuple(value.shape)
-            # A map of zeros says nothing about its sign.
-            if value.ndim == 4 and bool((value >= 0).all()) and bool((value > 0).any()):
-                self.positive.add(n)
-        elif isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
-            self.groups[n] = tuple(value[0].shape)
-        return value
-
-
 class NetworkGraph:
     """What a network computes, as a graph, and where it can be cut.
 
@@ -128,10 +85,10 @@ class NetworkGraph:
         self.name, self.network = name, network
         training = network.training
         network.eval()
-        tracer = _Tracer(leaves, functions)
+        tracer = Tracer(leaves, functions)
         try:
             self.graph = tracer.trace(network)
-            probe = _Probe(network, self.graph)
+            probe = Probe(network, self.graph)
             image = torch.randn(1, 3, *PROBE_SIZE, generator=torch.Generator().manual_seed(0))
             with torch.no_grad():
                 probe.run(image)
