@@ -4,6 +4,7 @@ import pytest
 import torch
 import torchvision
 
+from pellucid.batch import BatchError
 from pellucid.models.backbones import BACKBONES, Backbone
 from pellucid.models.backbones.specs import SPECS
 from tests.models.receptive_fields import looks_at
@@ -30,6 +31,15 @@ def test_offset_and_stride_are_those_of_the_receptive_field(name: str) -> None:
         for row, column in ((2, 3), (3, 2)):
             expected = [backbone.offset + stride * cell for cell in (row, column)]
             assert looks_at(backbone, row, column) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_without_three_channels_are_named(channels: int) -> None:
+    backbone = Backbone("small")
+    with pytest.raises(
+        BatchError, match=rf"3 channels .* got \(2, {channels}, 64, 64\); data.chan"
+    ):
+        backbone(torch.zeros(2, channels, 64, 64))
 
 
 def test_stages_add_up_to_the_network() -> None:

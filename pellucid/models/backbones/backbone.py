@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pellucid.batch import BatchError
 from pellucid.models.backbones.loading import Loaded, load
 from pellucid.models.backbones.networks import Network, find_network
 from pellucid.models.backbones.weights import Normalisation, Weights, WeightsError, read_weights
@@ -92,7 +93,16 @@ class Backbone(nn.Module):
         return self.run(image)
 
     def run(self, features: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-        """Run the stages from ``first`` up to, and without, ``last``."""
+        """Run the stages from ``first`` up to, and without, ``last``.
+
+        Raises:
+            BatchError: The images have not three channels.
+        """
+        if first == 0 and features.shape[1] != 3:
+            raise BatchError(
+                f"batch['image'] must have 3 channels (B, 3, H, W), got {tuple(features.shape)}; "
+                "data.channels 3 makes colours of greys where a data set has it"
+            )
         for stage in list(self.stages)[first:last]:
             features = stage(features)
         return features
