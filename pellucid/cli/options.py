@@ -108,10 +108,10 @@ class PellucidCLI(LightningCLI):
     def normalise_for(self, model: InterpretableModel) -> None:
         """Have the data normalise images as the model's weights want, unless the user says how."""
         wanted = model.normalisation
-        if wanted is None or {"data.mean", "data.std"} & self.given.values.keys():
+        if wanted is None or {"data.mean", "data.std", "data.normalise"} & self.given.values.keys():
             return
         try:
-            self.datamodule.normalise(*wanted)
+            self.datamodule.use_normalisation(*wanted)
         except ValueError as error:
             raise UserError("model.weights", str(error)) from error
 

@@ -136,7 +136,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """Number of categories. One category and its negatives count as two."""
         return len(self.class_names)
 
-    def normalise(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def use_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Normalise images as pretrained weights want; data sets are made anew.
 
         Args:
@@ -146,7 +146,7 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         Raises:
             ValueError: There are not as many as the data have channels, or one is not above 0.
         """
-        if len(mean) != len(self.mean) or len(std) != len(self.mean) or min(std) <= 0:
+        if len(mean) != len(self.mean) or len(std) != len(mean) or min(std) <= 0:
             raise ValueError(
                 f"mean and std must have {len(self.mean)} values and std be above 0, got "
                 f"{tuple(mean)} and {tuple(std)}: give weights for images of as many channels"
