@@ -100,7 +100,6 @@ class TorchvisionImages(ImageDataModule):
         self.mean, self.std = (0.0,) * channels, (1.0,) * channels
         if normalise:
             self.mean, self.std = self.moments[channels]
-        self.prepare = Prepare(channels, image_size, self.mean, self.std)
         self._read: dict[bool, tuple[Tensor, Tensor]] = {}
         place = self.root / self.folder
         missing = [file for file in self.files if not (place / file).is_file()]
@@ -109,6 +108,11 @@ class TorchvisionImages(ImageDataModule):
                 f"file {place / missing[0]} is missing; unpack {self.title} to {place}, give the "
                 f"folder that holds {self.folder} as root, or set download to true"
             )
+
+    @property
+    def prepare(self) -> Prepare:
+        """Makes images of bytes, normalised as the data module says by now."""
+        return Prepare(self.channels, self.image_size, self.mean, self.std)
 
     @abstractmethod
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
