@@ -94,7 +94,8 @@ class NetworkGraph:
                 probe.run(image)
         # Whatever a network cannot do with such an image, it comes down to the same.
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+            reason = str(error).split("While executing")[0].strip() or type(error).__name__
+            reason = reason.splitlines()[0][:120]
             reason = re.sub(r"\(?Proxy\(\w+\)\)?", "another", reason)
             raise CutError(
                 f"backbone {name!r} cannot be cut: it takes images of one size alone, as most "
