@@ -282,7 +282,7 @@ class NetworkGraph:
                 last[found.stride] = node
         # A stage without parameters would be nothing to freeze: it goes with another one.
         ends = [next(node for node in self.graph.nodes if node.op == "placeholder")]
-        for node in last.values():
+        for node in sorted(last.values(), key=list(self.graph.nodes).index):
             if self._size(self._needed(node, ends[-1])):
                 ends.append(node)
         if len(ends) > 1 and not self._size(self._needed(end.node, ends[-1])):
