@@ -68,7 +68,8 @@ class InterpretableCNN(FineTunedModel):
             the added layer needs.
         filter_loss_weight: Weight of the filter loss of the added layer, at least 0.
         top_filter_loss_weight: Likewise of the backbone's top layer; None: the same.
-        assignment: ``category`` (one template per image) or ``exact`` (label-free).
+        assignment: ``category`` (one template per image) or ``exact`` (label-free; on the built-in
+            figures it spoiled accuracy or instability at weights above 0.05).
         beta: How fast templates fall off; 4 in the paper.
         negative_weight: Weight of images of other categories in ``category``.
         temperature: How evenly ``category`` weights the images of a group; 0.5 in the released
