@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from torch.nn import init
 
 TIMEOUT = 240.0
 """Seconds that a function may take on the two processes before they are given up; the first one
@@ -142,3 +143,16 @@ def run_on_two(two_processes: TwoProcesses) -> Callable[..., list[Any]]:
     of rank 1]``; an exception on either process fails the test with that process's traceback.
     """
     return two_processes.run
+
+
+@pytest.fixture
+def quick_classifiers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the large layers of classifiers as memory happens to be; no backbone has them."""
+
+    def skipping(fill: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda tensor, *args, **kwargs: (
+            tensor if tensor.numel() > 10**7 else fill(tensor, *args, **kwargs)
+        )
+
+    for name in ("normal_", "kaiming_uniform_"):
+        monkeypatch.setattr(init, name, skipping(getattr(init, name)))

@@ -83,6 +83,7 @@ def explain(words: Sequence[str]) -> None:
             problem = f"{checkpoint} does not rebuild a {class_.__name__}: {error}"
             raise UserError("explain", problem) from error
         check_fits(content, model, cli.datamodule)
+        cli.normalise_for(model)
         names, images = _images(cli.datamodule, parsed.images)
         output = parsed.output or run / "explanations"
         _explain(model.eval(), cli.datamodule, names, images, output)

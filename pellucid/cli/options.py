@@ -111,6 +111,17 @@ class PellucidCLI(LightningCLI):
             return
         self.model = self._build("model")
         given.check_fields(self.model, self.datamodule)
+        self.normalise_for(self.model)
+
+    def normalise_for(self, model: InterpretableModel) -> None:
+        """Have the data normalise images as the model's weights want, unless the user says how."""
+        wanted = model.normalisation
+        if wanted is None or {"data.mean", "data.std", "data.normalise"} & self.given.values.keys():
+            return
+        try:
+            self.datamodule.use_normalisation(*wanted)
+        except ValueError as error:
+            raise UserError("model.weights", str(error)) from error
 
     def _build(self, key: Literal["data", "model"]) -> Any:
         class_ = load_class(key, self.given.values)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ def write_results(
         "experiment": cli.config.experiment,
         "model": class_path(cli.model),
         "data": class_path(cli.datamodule),
+        "weights": _weights(cli),
         "seed": cli.config.seed_everything,
         # JSON has no NaN, and a figure that is none says nothing.
         "metrics": {
@@ -49,6 +51,15 @@ def write_results(
     path = directory / "results.json"
     path.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return path
+
+
+def _weights(cli: "PellucidCLI") -> dict[str, object] | None:
+    """What was taken from pretrained weights, and how images were normalised; None: none were."""
+    loaded = cli.model.loaded_weights
+    if loaded is None:
+        return None
+    data = cli.datamodule
+    return {**asdict(loaded), "mean": list(data.mean), "std": list(data.std)}
 
 
 def _versions() -> dict[str, str]:

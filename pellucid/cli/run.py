@@ -139,6 +139,8 @@ class Run:
                 text = yaml.safe_dump(self.cli.complete_config(), sort_keys=False)
                 (self.directory / "config.yaml").write_text(text, encoding="utf-8")
             self._say(f"{self.command}: {self.directory}")
+            if self.cli.model.loaded_weights is not None:
+                self._say(str(self.cli.model.loaded_weights))
             getattr(self, f"_{self.command}")()
         except (UserError, BatchError) as error:
             self._discard()

@@ -140,6 +140,24 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """Number of categories. One category and its negatives count as two."""
         return len(self.class_names)
 
+    def use_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Normalise images as pretrained weights want; data sets are made anew.
+
+        Args:
+            mean: Mean of each channel, of values in [0, 1].
+            std: Standard deviation of each channel, likewise, above 0.
+
+        Raises:
+            ValueError: There are not as many as the data have channels, or one is not above 0.
+        """
+        if len(mean) != len(self.mean) or len(std) != len(mean) or min(std) <= 0:
+            raise ValueError(
+                f"mean and std must have {len(self.mean)} values and std be above 0, got "
+                f"{tuple(mean)} and {tuple(std)}: give weights for images of as many channels"
+            )
+        self.mean, self.std = tuple(mean), tuple(std)
+        self._datasets.clear()
+
     @property
     def part_names(self) -> Sequence[str]:
         """Names of the landmarks, in the order of ``parts``; empty where there are none."""

@@ -16,6 +16,7 @@ from pellucid.datamodules.coco import Marks, draw, read_coco
 from pellucid.datamodules.errors import DataError
 from pellucid.datamodules.image_check import ImageInfo, check_images
 from pellucid.datamodules.transforms import (
+    CROP_MARGIN,
     Augment,
     Sample,
     batch_item,
@@ -28,10 +29,6 @@ from pellucid.datamodules.transforms import (
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 
 FOLDERS: tuple[Split, ...] = ("train", "val", "test")
-
-CROP_MARGIN = 1.25
-"""Side of the image that random crops are taken from, relative to ``image_size``: the smallest
-crop then has about as many pixels as it is shown with."""
 
 
 class ImageFolderParts(ImageDataModule):

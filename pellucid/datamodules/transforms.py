@@ -26,6 +26,10 @@ from pellucid.datamodules.errors import DataError
 CENTRE_TO_EDGE = 0.5
 """Position of a pixel's centre, measured from its corner."""
 
+CROP_MARGIN = 1.25
+"""Side of the image that random crops are taken from, relative to ``image_size``: the smallest
+crop then has about as many pixels as it is shown with."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:

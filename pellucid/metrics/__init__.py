@@ -1,16 +1,32 @@
 """Interpretability metrics: a pure function and a torchmetrics class each."""
 
+from pellucid.metrics.category_purity import CategoryPurity, category_purity
+from pellucid.metrics.decision_sparsity import DecisionSparsity, decision_sparsity
 from pellucid.metrics.location_instability import (
     LocationInstability,
     location_instability,
     peak_positions,
 )
+from pellucid.metrics.part_consistency import PartConsistency, part_consistency
 from pellucid.metrics.part_interpretability import PartInterpretability, part_interpretability
+from pellucid.metrics.part_purity import PartPurity, part_purity
+from pellucid.metrics.part_stability import PartStability, part_stability, perturb
 
 __all__ = [
+    "CategoryPurity",
+    "DecisionSparsity",
     "LocationInstability",
+    "PartConsistency",
     "PartInterpretability",
+    "PartPurity",
+    "PartStability",
+    "category_purity",
+    "decision_sparsity",
     "location_instability",
+    "part_consistency",
     "part_interpretability",
+    "part_purity",
+    "part_stability",
     "peak_positions",
+    "perturb",
 ]

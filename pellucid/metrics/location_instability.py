@@ -5,23 +5,21 @@ Source: Zhang, Wu, Zhu, *Interpretable Convolutional Neural Networks*, CVPR 2018
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from pellucid.distributed import is_distributed
 from pellucid.metrics import plots
 from pellucid.metrics.part_metric import PartMetric, check_maps, check_shape
+from pellucid.metrics.strongest import KeepsStrongest, StrongestImages, number_images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TOP_K = 100
-INDEX_LIMIT = 2**30
-"""Positions in a split are below it; images without one are numbered from it."""
 
 
 def peak_positions(
@@ -95,51 +93,9 @@ def location_instability(
     Raises:
         ValueError: If a shape, the index, or an activation is wrong; names the unit.
     """
-    seen = _observe(maps, parts, part_visible, image_size, index, grid, first=INDEX_LIMIT, step=1)
+    number = number_images(index, len(maps), maps.device)
+    seen = _observe(maps, parts, part_visible, image_size, number, grid)
     return _mean(_deviations(seen.best(top_k)))
-
-
-class _Sightings(NamedTuple):
-    """Peaks of units in images, ``N`` images in each row.
-
-    A unit has one row for each part and a last one for images that show any of them. Images that
-    do not belong in a row have the score -inf.
-    """
-
-    scores: Tensor
-    """(U, P + 1, N) float32, the unit's greatest response in the image."""
-    images: Tensor
-    """(U, P + 1, N) int64, the image's number."""
-    values: Tensor
-    """(U, P + 1, N, 3) float32: distance to the part in diagonals (0 in the last row), and the
-    peak's x and y as a share of the image's width and height."""
-
-    def join(self, other: Self) -> Self:
-        """The images of both."""
-        return type(self)(*(torch.cat(pair, 2) for pair in zip(self, other, strict=True)))
-
-    def best(self, count: int) -> Self:
-        """The images with the greatest scores, each at most once, in an order of their own.
-
-        Sorted by falling score and, at equal scores, rising index; so the result depends neither
-        on the order in which images came nor on how they were divided.
-        """
-        # One key for "by index, then by falling score": the same image's sightings stand side by
-        # side, the best first. Floats compare as their bits do, once those of negative ones are
-        # flipped; adding zero makes -0 to +0.
-        bits = (self.scores + 0.0).view(torch.int32)
-        bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-        key, order = ((self.images << 32) | (0x7FFFFFFF - bits.long())).sort(-1)
-        number = key >> 32
-        scores = self.scores.gather(-1, order)
-        scores[..., 1:].masked_fill_(number[..., 1:] == number[..., :-1], -torch.inf)
-        scores, best = scores.sort(dim=-1, descending=True, stable=True)
-        order = order.gather(-1, best[..., :count])
-        return type(self)(
-            scores[..., :count],
-            self.images.gather(-1, order),
-            self.values.gather(-2, repeat(order, "u p n -> u p n d", d=3)),
-        )
 
 
 def _observe(
@@ -147,25 +103,20 @@ def _observe(
     parts: Tensor,
     part_visible: Tensor,
     image_size: tuple[int, int],
-    index: Tensor | None,
+    number: Tensor,
     grid: tuple[float, float] | None,
-    first: int,
-    step: int,
-) -> _Sightings:
-    """The sightings of a batch; images without an index are numbered ``first + i step``."""
+) -> StrongestImages:
+    """The peaks of a batch, whose images have the given numbers.
+
+    A unit has one row for each part and a last one for images that show any of them. Values are
+    the distance to the part in diagonals (0 in the last row), and the peak's x and y as a share of
+    the image's width and height.
+    """
     maps = check_maps(maps)
     batch, units = maps.shape[:2]
     check_shape("parts", parts, (batch, None, 2))
     count = parts.shape[1]
     check_shape("part_visible", part_visible, (batch, count))
-    if index is None:
-        index = first + step * torch.arange(batch, device=maps.device)
-    else:
-        check_shape("index", index, (batch,))
-        low, high = (int(i) for i in index.aminmax()) if batch else (0, 0)
-        if low < 0 or high >= INDEX_LIMIT:
-            raise ValueError(f"index must be from 0 to 2**30 - 1, got {low} to {high}")
-
     size = torch.tensor(image_size[::-1], dtype=torch.float32, device=maps.device)
     peak, position = peak_positions(maps, image_size, grid)
     # Landmarks that are not visible may hold anything, NaN included.
@@ -176,14 +127,14 @@ def _observe(
     shown = torch.cat((part_visible, part_visible.any(1, keepdim=True)), 1)
     scores = repeat(peak, "b u -> u p b", p=count + 1)
     share = repeat((position + 0.5) / size, "b u d -> u p b d", p=count + 1)
-    return _Sightings(
+    return StrongestImages(
         scores.masked_fill(~rearrange(shown, "b p -> 1 p b"), -torch.inf),
-        repeat(index, "b -> u p b", u=units, p=count + 1),
+        repeat(number, "b -> u p b", u=units, p=count + 1),
         torch.cat((distance.unsqueeze(-1), share), -1),
     )
 
 
-def _deviations(seen: _Sightings) -> Tensor:
+def _deviations(seen: StrongestImages) -> Tensor:
     """(U, P) sample standard deviation of the distances; NaN for fewer than two images."""
     distance, real = seen.values[:, :-1, :, 0], seen.scores[:, :-1] > -torch.inf
     count = real.sum(-1, keepdim=True)
@@ -198,7 +149,7 @@ def _mean(deviations: Tensor) -> Tensor:
     return deviations.nanmean(1).nanmean()
 
 
-class LocationInstability(PartMetric):
+class LocationInstability(PartMetric, KeepsStrongest):
     """How far units wander from the object's parts, in image diagonals; lower is better.
 
     See :func:`location_instability` for the definition. It holds ``24 U (P + 1) top_k`` bytes
@@ -216,10 +167,6 @@ class LocationInstability(PartMetric):
     """
 
     higher_is_better = False
-    scores: Tensor
-    index: Tensor
-    values: Tensor
-    count: Tensor
 
     def __init__(self, num_units: int, part_names: Sequence[str], top_k: int = TOP_K) -> None:
         super().__init__(num_units, part_names)
@@ -227,14 +174,8 @@ class LocationInstability(PartMetric):
             raise ValueError(
                 f"top_k must be at least 2, got {top_k}: one image has no standard deviation"
             )
-        self.top_k = top_k
-        shape = (num_units, len(self.part_names) + 1, top_k)
-        # Gathered states stay side by side (no reduction), as they can only be merged together.
-        self.add_state("scores", torch.full(shape, -torch.inf), dist_reduce_fx=None)
-        self.add_state("index", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx=None)
-        self.add_state("values", torch.zeros(*shape, 3), dist_reduce_fx=None)
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
-        self._best: _Sightings
+        self._add_strongest_states(num_units, len(self.part_names) + 1, top_k, width=3)
+        self._best: StrongestImages
 
     def update(
         self,
@@ -248,21 +189,12 @@ class LocationInstability(PartMetric):
         """Look at one batch; the arguments are those of :func:`location_instability`."""
         check_shape("maps", maps, (None, self.num_units, None, None))
         check_shape("parts", parts, (len(maps), len(self.part_names), 2))
-        # Numbers that no other image has, on this process or another.
-        step = torch.distributed.get_world_size() if is_distributed() else 1
-        rank = torch.distributed.get_rank() if is_distributed() else 0
-        first = INDEX_LIMIT + rank + step * int(self.count)
-        batch = _observe(maps, parts, part_visible, image_size, index, grid, first, step)
-        kept = _Sightings(self.scores, self.index, self.values)
-        self.scores, self.index, self.values = kept.join(batch).best(self.top_k)
-        self.count = self.count + len(maps)
+        number = self._number_images(index, len(maps))
+        self._keep(_observe(maps, parts, part_visible, image_size, number, grid))
 
     def compute(self) -> Tensor:
         """The mean over parts, then over units."""
-        kept = _Sightings(self.scores, self.index, self.values)
-        if kept.scores.ndim == 4:
-            gathered = (rearrange(state, "r u p n ... -> u p (r n) ...") for state in kept)
-            kept = _Sightings(*gathered).best(self.top_k)
+        kept = self._strongest()
         self._best, self._per_unit = kept, _deviations(kept)
         return _mean(self._per_unit)
 

@@ -1,16 +1,14 @@
 """What the metrics share that judge each unit of a layer against each part of the object."""
 
-import functools
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from pellucid.metrics.unit_metric import UnitMetric
 
 
-class PartMetric(Metric):
+class PartMetric(UnitMetric):
     """A figure for each pair of a unit and a part, and their summary.
 
     A subclass's ``compute`` stores the (U, P) figures in ``self._per_unit``.
@@ -23,49 +21,14 @@ class PartMetric(Metric):
         ValueError: If there is no unit or no part.
     """
 
-    is_differentiable = False
-    # Peaks of one batch cannot be added to those of others, so forward() must not try.
-    full_state_update = True
-
     def __init__(self, num_units: int, part_names: Sequence[str]) -> None:
-        super().__init__()
-        if num_units < 1:
-            raise ValueError(f"num_units must be at least 1, got {num_units}")
+        super().__init__(num_units)
         if not part_names:
             raise ValueError(
                 f"part_names must name at least one part, got {part_names!r}: "
                 f"leave {type(self).__name__} out for data without parts"
             )
-        self.num_units, self.part_names = num_units, tuple(part_names)
-        self._per_unit: Tensor
-
-    def per_unit(self) -> Tensor:
-        """The figure of each unit and part that :meth:`compute` summarises.
-
-        Where several processes share the images, it is that of all of them, and the call is
-        collective unless :meth:`compute` has been called since the last update.
-
-        Returns:
-            (U, P) float, NaN where there were too few images.
-        """
-        self.compute()
-        return self._per_unit.to(self.device)
-
-    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        """NaN is the answer to no images; a warning on top of it would stop strict runs."""
-        wrapped = super()._wrap_compute(compute)
-
-        @functools.wraps(compute)
-        def quiet(*args: Any, **kwargs: Any) -> Any:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
-                return wrapped(*args, **kwargs)
-
-        return quiet
-
-    def _check_unit(self, unit: int) -> None:
-        if not 0 <= unit < self.num_units:
-            raise ValueError(f"unit must be from 0 to {self.num_units - 1}, got {unit}")
+        self.part_names = tuple(part_names)
 
 
 def check_shape(name: str, tensor: Tensor, wanted: Sequence[int | None]) -> None:

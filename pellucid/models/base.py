@@ -11,6 +11,13 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from pellucid.batch import Batch, check_batch
+from pellucid.models.backbones import (
+    NORMALISATION,
+    Backbone,
+    Loaded,
+    Normalisation,
+    normalisation_of,
+)
 from pellucid.models.explanation import Explanation
 
 Stage = Literal["train", "val", "test", "all"]
@@ -52,6 +59,7 @@ class InterpretableModel(pl.LightningModule, ABC):
         super().__init__()
         self.stage_metrics = nn.ModuleDict()
         self.skipped_metrics: dict[str, str] = {}
+        self._normalisation: Normalisation | None = None
         self._test_stage: Stage = "test"
 
     @abstractmethod
@@ -75,6 +83,36 @@ class InterpretableModel(pl.LightningModule, ABC):
             batch: The batch; needs ``image`` only.
             target: (B,) int64, the class whose score is explained; None: the predicted one.
         """
+
+    @property
+    def loaded_weights(self) -> Loaded | None:
+        """What the backbone took from pretrained weights; None: there are none."""
+        backbone = self._backbone()
+        return None if backbone is None else backbone.loaded
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """What the model's weights want images to be normalised with; None: nothing is known."""
+        backbone = self._backbone()
+        if self._normalisation is not None or backbone is None:
+            return self._normalisation
+        return backbone.normalisation
+
+    def _backbone(self) -> Backbone | None:
+        return next((m for m in self.modules() if isinstance(m, Backbone)), None)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember what the images were normalised with."""
+        data = getattr(self._trainer, "datamodule", None)
+        used = self.normalisation if data is None else Normalisation(data.mean, data.std)
+        if used is not None:
+            checkpoint[NORMALISATION] = {
+                name: [float(value) for value in values] for name, values in used._asdict().items()
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over what the images were normalised with."""
+        self._normalisation = normalisation_of(checkpoint) or self._normalisation
 
     def make_metrics(self, data: Any, stage: Stage) -> Mapping[str, Metric]:
         """Metrics of one stage, new ones at each call.

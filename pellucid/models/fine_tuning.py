@@ -22,9 +22,11 @@ class FineTunedModel(InterpretableModel):
     backbone's maps from :meth:`features`.
 
     Args:
-        backbone: Name of the backbone, one of :data:`pellucid.models.backbones.BACKBONES`.
-        weights: ``none``, the name of torchvision weights, or a file.
+        backbone: Name of a network of torchvision, of timm (``timm/NAME``), or ``small``, see
+            :class:`pellucid.models.backbones.Backbone`.
+        weights: ``none``, the name of published weights, or a file.
         stride: Pixels per position of the feature map; None: the backbone's default.
+        node: Name of the node after which the backbone is cut, in place of a stride.
         trainable_stages: How many of the backbone's last stages are trained; None: all; 0: none.
             The batch normalisation of frozen stages stays in evaluation.
         unfreeze_epoch: Epoch from which the whole backbone is trained; None: never.
@@ -46,6 +48,7 @@ class FineTunedModel(InterpretableModel):
         weights: str = "none",
         stride: int | None = None,
         *,
+        node: str | None = None,
         trainable_stages: int | None = None,
         unfreeze_epoch: int | None = None,
         lr: float = 1e-3,
@@ -70,7 +73,7 @@ class FineTunedModel(InterpretableModel):
         self.backbone_lr_factor, self.weight_decay = backbone_lr_factor, weight_decay
         self.schedule = schedule
         self._now_frozen = 0
-        self.backbone = Backbone(backbone, weights, stride)
+        self.backbone = Backbone(backbone, weights, stride, node)
         stages = len(self.backbone.stages)
         if trainable_stages is not None and trainable_stages > stages:
             raise ValueError(
@@ -121,6 +124,7 @@ class FineTunedModel(InterpretableModel):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the weights file out: what it gave is in the checkpoint."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["hyper_parameters"]["weights"] = "none"
 
     def on_fit_start(self) -> None:

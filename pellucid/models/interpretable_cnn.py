@@ -22,6 +22,7 @@ Where this differs from the paper:
   masked they lose what the classifier needs (bear: test accuracy .99, with templates alone .94).
 - ``temperature`` is 0.5 in the released code, which all but ignores the images that fit a filter
   worst; the configs use 5, with which units are placed better at the same accuracy.
+- ``feature_dropout`` drops channels of the top layer in training; the paper has many more images.
 - The category of a filter is a running mean over batches, not a pass over the training set.
 """
 
@@ -56,8 +57,9 @@ class InterpretableCNN(FineTunedModel):
 
     Args:
         num_classes: Number of categories; one category and its negatives count as two.
-        backbone: Name of the backbone, one of :data:`pellucid.models.backbones.BACKBONES`.
-        weights: ``none``, the name of torchvision weights, or a file.
+        backbone: Name of a network of torchvision, of timm (``timm/NAME``), or ``small``, see
+            :class:`pellucid.models.backbones.Backbone`.
+        weights: ``none``, the name of published weights, or a file.
         stride: Pixels per position of the feature map; None: the backbone's default.
         num_units: Filters of the added 3 x 3 convolution.
         head: ``sigmoid``: one category against the rest (class 1 against class 0, whose score is
@@ -77,6 +79,8 @@ class InterpretableCNN(FineTunedModel):
         filter_loss_warmup: Epochs until the filter losses have their whole weight: none for the
             first half of them, then rising. A network that knows nothing yet can satisfy them with
             filters that always fire at one place, or all at one part; pretrained ones need none.
+        feature_dropout: Share of the top layer's channels that the added layer does not see at a
+            step, in [0, 1). With few images, filters otherwise learn for each image where to fire.
         trainable_stages: How many of the backbone's last stages are trained; None: all; 0: none.
             The batch normalisation of frozen stages stays in evaluation.
         unfreeze_epoch: Epoch from which the whole backbone is trained; None: never.
@@ -86,6 +90,7 @@ class InterpretableCNN(FineTunedModel):
         schedule: ``one_cycle`` or ``constant`` learning rate.
         cache_frozen: Whether to keep what frozen stages make of each image. Takes effect where the
             first stages stay frozen and the data module does not augment.
+        node: Layer or block of the network that the backbone ends with, in place of ``stride``.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -112,6 +117,7 @@ class InterpretableCNN(FineTunedModel):
         negative_weight: float = 1.0,
         temperature: float = 0.5,
         filter_loss_warmup: int = 0,
+        feature_dropout: float = 0.0,
         trainable_stages: int | None = None,
         unfreeze_epoch: int | None = None,
         lr: float = 1e-3,
@@ -119,6 +125,7 @@ class InterpretableCNN(FineTunedModel):
         weight_decay: float = 1e-4,
         schedule: Schedule = "one_cycle",
         cache_frozen: bool = True,
+        node: str | None = None,
     ) -> None:
         top_weight = (
             filter_loss_weight if top_filter_loss_weight is None else top_filter_loss_weight
@@ -131,6 +138,8 @@ class InterpretableCNN(FineTunedModel):
             top_filter_loss_weight=top_weight,
             filter_loss_warmup=filter_loss_warmup,
         )
+        if not 0 <= feature_dropout < 1:
+            raise ValueError(f"feature_dropout must be in [0, 1), got {feature_dropout}")
         if head not in ("sigmoid", "softmax", "logistic"):
             raise ValueError(f"head must be sigmoid, softmax or logistic, got {head!r}")
         if head == "sigmoid" and num_classes != 2:
@@ -142,6 +151,7 @@ class InterpretableCNN(FineTunedModel):
             backbone,
             weights,
             stride,
+            node=node,
             trainable_stages=trainable_stages,
             unfreeze_epoch=unfreeze_epoch,
             lr=lr,
@@ -159,6 +169,7 @@ class InterpretableCNN(FineTunedModel):
             nn.BatchNorm2d(num_units),
             nn.ReLU(),
         )
+        self.dropout = nn.Dropout2d(feature_dropout)
         self.top_template = PartTemplate(beta) if templates and top_template else nn.Identity()
         self.added_template = PartTemplate(beta) if templates else nn.Identity()
         # Pooled activations differ by orders of magnitude between filters that fire at one place
@@ -181,7 +192,7 @@ class InterpretableCNN(FineTunedModel):
     def maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Maps of the top and of the added layer, before their masks, (B, U, h, w) each."""
         top = self.backbone(image)
-        return top, self.added(self.top_template(top))
+        return top, self.added(self.dropout(self.top_template(top)))
 
     def scores(self, maps: Tensor) -> Tensor:
         """Class scores (B, num_classes), logits, of the added layer's maps (B, U, h, w)."""
@@ -197,7 +208,7 @@ class InterpretableCNN(FineTunedModel):
         """See :meth:`InterpretableModel.step`."""
         label = batch["label"]
         top = self.features(batch, stage)
-        added = self.added(self.top_template(top))
+        added = self.added(self.dropout(self.top_template(top)))
         scores = self.scores(added)
         loss = classification = self._classification_loss(scores, label)
         outputs = {"classification_loss": classification, "scores": scores, "maps": added}

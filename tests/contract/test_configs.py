@@ -20,6 +20,7 @@ from pellucid.cli.classes import constructor, load_class
 from pellucid.cli.options import PellucidCLI
 from pellucid.models.base import InterpretableModel
 from tests.datamodules.test_animal_part import CAT, FOX, write_category, write_negatives
+from tests.datamodules.test_cub200_parts import write_cub
 from tests.helpers import call, only_run, write_photos
 
 EXPERIMENTS = {name: path for name, path in shipped_configs().items() if "/" not in name}
@@ -42,10 +43,17 @@ def small_photos(root: Path) -> list[str]:
     return ["--data.image_size=64", f"--data.root={write_photos(root)}"]
 
 
+def small_birds(root: Path) -> list[str]:
+    content = yaml.safe_load(EXPERIMENTS["icnn_cub"].read_text())
+    write_cub(root, content["data"]["init_args"]["categories"], train=3, test=1)
+    return ["--data.image_size=64", f"--data.root={root}"]
+
+
 SMALL_DATA: dict[str, Callable[[Path], list[str]]] = {
     "SyntheticParts": small_figures,
     "AnimalPart": small_animals,
     "ImageFolderParts": small_photos,
+    "CUB200Parts": small_birds,
 }
 """Options that make each data set small, after writing its files where it has any."""
 
