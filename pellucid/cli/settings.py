@@ -107,6 +107,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
         name += ".class_path"
     section, _, option = name.partition(".")
     if section in CLASSES and option == "class_path":
+        # The parser drops what another class has no use for: nobody means these options any more.
         before = str(values.get(name, value)).rpartition(".")[2]
         if before != str(value).rpartition(".")[2]:
             for other in [key for key in values if key.startswith(f"{section}.")]:
