@@ -5,12 +5,15 @@ from pellucid.metrics.location_instability import (
     location_instability,
     peak_positions,
 )
+from pellucid.metrics.network_dissection import NetworkDissection, network_dissection
 from pellucid.metrics.part_interpretability import PartInterpretability, part_interpretability
 
 __all__ = [
     "LocationInstability",
+    "NetworkDissection",
     "PartInterpretability",
     "location_instability",
+    "network_dissection",
     "part_interpretability",
     "peak_positions",
 ]
