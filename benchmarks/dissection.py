@@ -168,7 +168,7 @@ def compare(cells: int, options: argparse.Namespace) -> None:
     clear = iou > 0.04
     error = np.abs(metric.iou().numpy()[clear] / iou[clear] - 1)
     least, greatest = (bound.numpy() for bound in metric.bounds())
-    within = np.isnan(iou) | ((least <= iou + 1e-6) & (iou <= greatest + 1e-6))
+    within = np.isnan(least) | ((least <= iou + 1e-6) & (iou <= greatest + 1e-6))
     print(
         f"  same {few} images: IoUs {'all' if within.all() else 'NOT'} within their bounds; the "
         f"{clear.sum()} above 0.04 are off by {error.mean():.4f} (relative) on average, "

@@ -11,7 +11,7 @@ from pellucid.metrics.mask_grid import masks_on_grid
 from pellucid.metrics.part_metric import check_shape
 
 # Values looked at together, which bounds the memory of one update.
-_BLOCK = 2**19
+_BLOCK = 2**20
 
 
 def categories_of(
@@ -159,32 +159,29 @@ def concepts_by_pixel(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class AreaCounter:
-    """Counts pixels by level of activation, inside each concept and over all annotated images.
+    """Counts pixels of one image by level of activation, inside each concept and all together.
 
     Args:
         inside: (C + 1, U, L) int64 counts of each concept, added to in place; the last one is for
             what is in none.
-        fired: (K, U, L) int64 counts of each category's images, added to in place.
-        concepts: What :func:`concepts_by_pixel` lists.
-        known: (B, K) bool, whether the image is annotated for the category.
+        fired: (U, L) int64 counts of each category that the image is annotated for, likewise.
+        concepts: (N, h * w) int64, what :func:`concepts_by_pixel` lists.
     """
 
-    def __init__(self, inside: Tensor, fired: Tensor, concepts: Tensor, known: Tensor) -> None:
-        self._inside, self._fired = inside, fired
+    def __init__(self, inside: Tensor, fired: Sequence[Tensor], concepts: Tensor) -> None:
+        self._inside = inside.view(-1)
+        self._fired = [counts.view(-1) for counts in fired]
         self._first = concepts * inside[0].numel()
-        self._pixels = concepts.shape[1] // max(len(known), 1)
-        self._known = known.T.long()
 
-    def add(self, image: Tensor, count: Tensor, pixel: Tensor) -> None:
+    def add(self, count: Tensor, pixel: Tensor) -> None:
         """Count some pixels.
 
         Args:
-            image: (M,) int64.
             count: (M,) int64, ``unit * L + level``.
             pixel: (M,) int64, ``y * w + x``.
         """
-        place, one = image * self._pixels + pixel, torch.ones_like(count)
+        one = torch.ones_like(count)
         for first in self._first:
-            self._inside.view(-1).scatter_add_(0, first.index_select(0, place).add_(count), one)
-        for counts, known in zip(self._fired, self._known, strict=True):
-            counts.view(-1).scatter_add_(0, count, known.index_select(0, image))
+            self._inside.scatter_add_(0, first.index_select(0, pixel).add_(count), one)
+        for counts in self._fired:
+            counts.scatter_add_(0, count, one)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from einops import rearrange, reduce, repeat
+from einops import rearrange, reduce
 from torch import Tensor
 
 from pellucid.metrics import concept_pixels, dissection_plots
@@ -26,8 +26,8 @@ QUANTILE = 0.005
 IOU_THRESHOLD = 0.04
 RESOLUTION = 112
 
-# Activations between two looks at which can still matter.
-_CHUNK = 2**24
+# A floor costs as much as a twentieth of an image, and hardly moves from one to the next.
+_IMAGES_PER_FLOOR = 4
 
 
 def network_dissection(
@@ -108,8 +108,10 @@ class NetworkDissection(PartMetric):
     One look at each image is enough, since areas are counted by level of activation, 16 to the
     octave, and at the end interpolated, by the number of positions above each, between the two
     levels (6 % apart at most) that enclose the exact threshold. :meth:`bounds` gives the IoUs
-    between which the exact one is for certain. ACCURACY. Values within 1.5e-5 of zero are not told
-    apart; a unit that is above zero on a smaller share of positions than ``quantile`` fires
+    between which the exact one is for certain. On smooth random maps with 600 positions above the
+    threshold, IoUs were within 1.1 % (relative) of the exact ones, half of that on average, and
+    bounds 13 to 43 % apart; with 100 positions, within 5 %. Values within 1.5e-5 of zero are not
+    told apart; a unit that is above zero on a smaller share of positions than ``quantile`` fires
     wherever it is above zero.
 
     It holds ``8224 U (C + K + 2)`` bytes for ``K`` categories (236 MB for 512 units, 50 concepts
@@ -220,11 +222,10 @@ class NetworkDissection(PartMetric):
         self.annotated_area = self.annotated_area + known.sum(0) * (masks.shape[2] * masks.shape[3])
         for name in ("positions", "inside", "fired"):
             setattr(self, name, _writable(getattr(self, name)))
-        step = max(1, _CHUNK // (self.num_units * max(cells, masks.shape[-2] * masks.shape[-1])))
-        for part in range(0, len(maps), step):
-            chosen = slice(part, part + step)
-            floor = self._floor(least[chosen].amin(0), allowed)
-            self._count(maps[chosen], peak[chosen], floor, masks[chosen], known[chosen])
+        for image in range(len(maps)):
+            if image % _IMAGES_PER_FLOOR == 0:
+                floor = self._floor(least[image:].amin(0), allowed)
+            self._count(maps[image], peak[image], floor, masks[image], known[image])
 
     def _floor(self, least: Tensor, allowed: int | None) -> Tensor:
         """(U,) activation that decides about nothing any more, nor does any below it."""
@@ -235,29 +236,23 @@ class NetworkDissection(PartMetric):
         return torch.where((least >= 0) & floor.isinf(), 0.0, floor)
 
     def _count(
-        self, maps: Tensor, peak: Tensor, floor: Tensor, masks: Tensor, known: Tensor
+        self, planes: Tensor, peak: Tensor, floor: Tensor, masks: Tensor, known: Tensor
     ) -> None:
-        """Add some images to the counts by level."""
-        planes, peak, size = maps.flatten(0, 1), peak.flatten(), masks.shape[-2:]
-        floor = repeat(floor, "u -> (b u)", b=len(maps))
-        number = torch.arange(len(planes), device=maps.device)
-        image, first = number // self.num_units, number % self.num_units * self.grid.size
-        concepts, area = concept_pixels.concepts_by_pixel(masks)
+        """Add one image, of (U, h, w) planes, to the counts by level."""
+        concepts, area = concept_pixels.concepts_by_pixel(masks.unsqueeze(0))
         self.area = self.area + area
-        areas = AreaCounter(self.inside, self.fired, concepts, known)
-        same = planes.shape[1:] == size
-        for plane, pixel, value in concept_pixels.values_above(
-            planes, peak, floor, planes.shape[1:]
-        ):
-            count = first.index_select(0, plane).add_(self.grid.levels(value))
-            self.positions.view(-1).scatter_add_(0, count, torch.ones_like(count))
-            if same:
-                areas.add(image.index_select(0, plane), count, pixel)
-        if same:
-            return
-        for plane, pixel, value in concept_pixels.values_above(planes, peak, floor, size):
-            count = first.index_select(0, plane).add_(self.grid.levels(value))
-            areas.add(image.index_select(0, plane), count, pixel)
+        fired = [self.fired[number] for number, yes in enumerate(known.tolist()) if yes]
+        areas = AreaCounter(self.inside, fired, concepts)
+        positions = self.positions.view(-1)
+        own, size = planes.shape[1:], masks.shape[1:]
+        for unit, pixel, value in concept_pixels.values_above(planes, peak, floor, own):
+            count = self.grid.levels(value).add_(unit, alpha=self.grid.size)
+            positions.scatter_add_(0, count, torch.ones_like(count))
+            if own == size:
+                areas.add(count, pixel)
+        if own != size:
+            for unit, pixel, value in concept_pixels.values_above(planes, peak, floor, size):
+                areas.add(self.grid.levels(value).add_(unit, alpha=self.grid.size), pixel)
 
     def _check_total(self) -> None:
         if self.total > self.limit:

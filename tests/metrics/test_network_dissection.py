@@ -1,6 +1,5 @@
 import math
 import pickle
-from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
@@ -355,9 +354,6 @@ def test_what_is_passed_over_changes_nothing(native) -> None:
 def test_large_batches_are_counted_in_blocks(monkeypatch) -> None:
     data = images(9) | {"maps": images(9, cells=12)["maps"]}
     expected = [metric_of(data), metric_of(images(9))]
-    # The function hides the module of its name.
-    module = import_module("pellucid.metrics.network_dissection")
-    monkeypatch.setattr(module, "_CHUNK", 2000)
     monkeypatch.setattr(concept_pixels, "_BLOCK", 100)
     assert_same(metric_of(data, num_images=9), expected[0])
     assert_same(metric_of(images(9), num_images=9), expected[1])
