@@ -11,7 +11,7 @@ from pellucid.metrics.mask_grid import masks_on_grid
 from pellucid.metrics.part_metric import check_shape
 
 # Values looked at together, which bounds the memory of one update.
-_BLOCK = 2**20
+_BLOCK = 2**19
 
 
 def categories_of(
