@@ -25,7 +25,8 @@ from pellucid.report.tradeoff import text_tradeoff
 
 _WRONG_INPUT = 2
 # Ctrl-C, and the signal that ends a job of a cluster: nobody wants the next run then.
-_STOPPED = (130, 143, -2, -15)
+_CTRL_C = 130
+_STOPPED = (_CTRL_C, 143, -2, -15)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def start(words: Sequence[str]) -> int:
         words: What follows it.
 
     Returns:
-        Its exit status.
+        Its exit status; 130 after Ctrl-C.
     """
     environment = dict(os.environ)
     checkout = Path(__file__).resolve().parents[2]
@@ -132,7 +133,7 @@ def start(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         # Ctrl-C has reached the run too: it keeps its last checkpoint and says how to go on.
         process.wait()
-        raise
+        return _CTRL_C
 
 
 def sweep(words: Sequence[str]) -> None:

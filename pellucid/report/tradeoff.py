@@ -220,7 +220,9 @@ def seeds_of(tradeoff: Tradeoff) -> str:
     if most == 1:
         return "Each point is one run of a single seed, so there are no error bars."
     number = f"{most}" if fewest == most else f"{fewest} to {most}"
-    text = f"Each point is the mean over {number} seeds, its bars are one standard error of it."
+    text = (
+        f"Each point is the mean over {number} seeds, its bars are one standard error of that mean."
+    )
     return f"{text} A point of a single seed has no bars." if fewest == 1 else text
 
 
