@@ -18,10 +18,11 @@ from jinja2 import Environment, FileSystemLoader
 from PIL import Image
 
 from pellucid import __version__
-from pellucid.report import curves
+from pellucid.report import curves, scatter
 from pellucid.report.glossary import UNIT_FIGURES, Figure, figure
 from pellucid.report.results import make_headlines, make_skipped, make_table, make_verdict
 from pellucid.report.runs import Run, read_runs
+from pellucid.report.tradeoff import Tradeoff, find_tradeoff, is_many, make_rows, make_summary
 
 # A page of two runs with 128 units each stays under 8 MB; base64 adds a third.
 _PICTURE_BYTES = 5_400_000
@@ -93,19 +94,32 @@ def render(runs: Sequence[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    count = sum(len(run.units) for run in runs)
+    tradeoff = find_tradeoff(runs)
+    # Over many runs the page follows settings, not runs: in its words, colours and pictures.
+    many = tradeoff if is_many(runs) else None
+    colours, drawn = _by_setting(runs, many)
+    count = sum(len(run.units) for run, shown in zip(runs, drawn, strict=True) if shown)
     limit = min(max(_PICTURE_BYTES // max(count, 1), _LEAST_BYTES), _MOST_BYTES)
     keys = _unit_figures(runs)
-    cards = [_make_cards(run, keys, limit) for run in runs]
+    cards = [
+        _make_cards(run, keys, limit) if shown else []
+        for run, shown in zip(runs, drawn, strict=True)
+    ]
+    names = list(dict.fromkeys(run.experiment if many else run.label for run in runs))
     categories = sorted({card.category for run in cards for card in run if card.category})
     return environment.get_template("report.html.j2").render(
-        title=" and ".join(run.label for run in runs),
+        title=" and ".join(names),
+        names=names,
         runs=runs,
-        verdict=make_verdict(runs),
+        colours=colours,
+        drawn=drawn,
+        many=many,
+        verdict=make_summary(many) if many else make_verdict(runs),
         headlines=make_headlines(runs),
         table=make_table(runs),
         skipped=make_skipped(runs),
         charts=curves.make_charts(runs),
+        **(_tradeoff_fields(tradeoff) if tradeoff else {}),
         plot=(curves.WIDTH, curves.HEIGHT, curves.LEFT, curves.RIGHT),
         unit_figures=list(keys.values()),
         cards=cards,
@@ -114,6 +128,29 @@ def render(runs: Sequence[Run]) -> str:
         version=__version__,
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
     )
+
+
+def _tradeoff_fields(tradeoff: Tradeoff) -> dict[str, Any]:
+    """What ``tradeoff.html.j2`` shows."""
+    return {
+        "tradeoff": tradeoff,
+        "caption": scatter.make_caption(tradeoff),
+        "scatters": scatter.make_scatters(tradeoff),
+        "frame": scatter,
+        "shapes": scatter.SHAPES,
+        "columns": [figure(name) for name in ("accuracy", *tradeoff.metrics)],
+        "rows": make_rows(tradeoff),
+    }
+
+
+def _by_setting(runs: Sequence[Run], many: Tradeoff | None) -> tuple[list[int], list[bool]]:
+    """The number of each run's colour, and whether its units are shown."""
+    if many is None:
+        return list(range(len(runs))), [True] * len(runs)
+    colours = {id(run): group.number for group in many.groups for run in group.runs}
+    first = {id(group.runs[0]) for group in many.groups}
+    # A run without figures is in no group, and has the colour after theirs.
+    return [colours.get(id(run), len(many.groups)) for run in runs], [id(r) in first for r in runs]
 
 
 def _unit_figures(runs: Sequence[Run]) -> dict[str, Figure]:
