@@ -7,6 +7,7 @@ from pellucid.metrics.location_instability import (
     location_instability,
     peak_positions,
 )
+from pellucid.metrics.network_dissection import NetworkDissection, network_dissection
 from pellucid.metrics.part_consistency import PartConsistency, part_consistency
 from pellucid.metrics.part_interpretability import PartInterpretability, part_interpretability
 from pellucid.metrics.part_purity import PartPurity, part_purity
@@ -16,6 +17,7 @@ __all__ = [
     "CategoryPurity",
     "DecisionSparsity",
     "LocationInstability",
+    "NetworkDissection",
     "PartConsistency",
     "PartInterpretability",
     "PartPurity",
@@ -23,6 +25,7 @@ __all__ = [
     "category_purity",
     "decision_sparsity",
     "location_instability",
+    "network_dissection",
     "part_consistency",
     "part_interpretability",
     "part_purity",
