@@ -1,6 +1,6 @@
 """Network dissection in one look at each image, against a loop over units and images.
 
-Usage: python benchmarks/dissection.py [--images 256] [--rival-images 24] [--threads 2]
+Usage: python benchmarks/dissection.py [--images 256] [--rival-images 24] [--threads 1]
 
 512 units and 50 concepts of 4 categories on a grid of 112 x 112, from maps of 112 x 112 and of
 14 x 14. ``--images 10000`` is the full size. The cost of an image falls while images come in, as
@@ -11,7 +11,8 @@ The rival does what the published code does, on images whose features are all in
 threshold of each unit (np.partition, in place of a sketch of the quantiles), then, for each image
 and each unit whose peak is above it, the map resized by PIL, the places above the threshold
 listed, and the labels there counted. Making the images is not timed; neither is the network.
-Both see the same first images, of which the figures are compared.
+Both see the same first images, of which the figures are compared. The rival has one thread; on
+cores that others use, more threads than one wait for each other in every small operation.
 """
 
 import argparse
@@ -180,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rival-images", type=int, default=24)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--units", type=int, default=512)
     parser.add_argument("--concepts", type=int, default=52)
     parser.add_argument("--batch-size", type=int, default=8)

@@ -246,6 +246,17 @@ def test_later_files_and_the_command_line_win(tmp_path):
     assert cli.given.experiment() == "later"
 
 
+@pytest.mark.parametrize("order", [("class_path", "init_args"), ("init_args", "class_path")])
+def test_another_class_takes_the_options_of_the_one_before_away(tmp_path, order):
+    later, first = tmp_path / "later.yaml", CONFIG + "  init_args: {length: 9}\n"
+    parts = {"class_path": SYNTHETIC, "init_args": {"train_size": 5}}
+    later.write_text(yaml.safe_dump({"data": {k: parts[k] for k in order}}, sort_keys=False))
+    data = options(tmp_path, f"--config={later}", "--data.val_size=6", text=first).datamodule
+    assert (type(data).__name__, data.sizes["train"], data.sizes["val"]) == ("SyntheticParts", 5, 6)
+    data = options(tmp_path, f"--data={SYNTHETIC}", "--data.val_size=6", text=first).datamodule
+    assert (type(data).__name__, data.sizes["val"]) == ("SyntheticParts", 6)
+
+
 def test_fragments_do_not_name_the_experiment(tmp_path):
     cli = options(tmp_path, "--config=trainer/cpu", "--config", "logger/tensorboard")
     assert cli.given.experiment() == "tiny"

@@ -9,11 +9,11 @@ from pathlib import Path
 import platformdirs
 import pytest
 import torch
-import torchvision
 from PIL import Image
 
 from pellucid.cli import COMMANDS, shipped_configs
 from pellucid.cli.settings import read_settings
+from pellucid.models.backbones.networks import find_network
 from tests.datamodules.test_animal_part import CAT, FOX, write_category, write_negatives
 from tests.helpers import CodeBlock, call, code_blocks, only_run, write_photos
 
@@ -68,9 +68,9 @@ def quickly(words: list[str]) -> list[str]:
     words = [*words, *small, "--data.batch_size=4", *(f"--trainer.{option}" for option in QUICK)]
     weights = values.get("model.weights") or "none"
     if weights != "none" and not Path(weights).is_file():
-        file = Path(f"{values['model.backbone']}.pth")
-        network = torchvision.models.get_model(values["model.backbone"])
-        torch.save(network.state_dict(), file)
+        backbone = values["model.backbone"]
+        file = Path(f"{backbone.replace('/', '-')}.pth")
+        torch.save(find_network(backbone).build().state_dict(), file)
         if weights != file.name:  # A name of torchvision's, which would be downloaded.
             words.append(f"--model.weights={file}")
     return words

@@ -24,7 +24,7 @@ COMMANDS = {
     **TRAINER_COMMANDS,
     "explain": "draw a trained model's own explanation of images",
     "report": "write the page of one run, or the comparison of several",
-    "configs": "list the shipped experiments (ls), or copy one (cp NAME)",
+    "configs": "list the shipped configs (ls), or copy one (cp NAME)",
 }
 
 USAGE = """\

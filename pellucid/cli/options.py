@@ -20,7 +20,8 @@ from pellucid.models.unit_metrics import UnitMetrics
 _LARGEST_SEED = 2**32 - 1
 _SEED_HELP = (
     "Seed of initial weights, of the order and augmentation of training images, and of all else "
-    "that is random in training. Images and splits do not depend on it, but on data.seed alone."
+    "that is random in training. Images and splits do not depend on it: the data have seeds of "
+    "their own."
 )
 _QUOTES = "`'\""
 _NO_DEVICE = re.compile(r"No supported gpu backend|can ?not run on your system")

@@ -76,7 +76,9 @@ def read_settings(words: Sequence[str]) -> Settings:
         if key == "--config":
             path = find_config(value)
             settings.configs.append(path)
-            for name, item in _flat(read_yaml(path)):
+            # A class first: it takes the options of another one away.
+            items = sorted(_flat(read_yaml(path)), key=lambda item: "class_path" not in item[0])
+            for name, item in items:
                 _put(settings.values, name, item)
             settings.words.append(f"--config={path}")
             continue
@@ -105,6 +107,13 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     name = key.replace(".init_args.", ".").removesuffix("+")
     if name in CLASSES and isinstance(value, str):
         name += ".class_path"
+    section, _, option = name.partition(".")
+    if section in CLASSES and option == "class_path":
+        # The parser drops what another class has no use for: nobody means these options any more.
+        before = str(values.get(name, value)).rpartition(".")[2]
+        if before != str(value).rpartition(".")[2]:
+            for other in [key for key in values if key.startswith(f"{section}.")]:
+                del values[other]
     values[name] = value
 
 

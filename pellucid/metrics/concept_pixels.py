@@ -11,7 +11,7 @@ from pellucid.metrics.mask_grid import masks_on_grid
 from pellucid.metrics.part_metric import check_shape
 
 # Values looked at together, which bounds the memory of one update.
-_BLOCK = 2**20
+_BLOCK = 2**19
 
 
 def categories_of(
@@ -71,7 +71,13 @@ def counted_masks(
     for name, tensor in {"masks": masks, "visible": visible, "annotated": annotated}.items():
         if tensor.dtype != torch.bool:
             raise ValueError(f"{name} must be bool, got {tensor.dtype}; give {name} > 0")
-    return masks_on_grid(masks, visible & annotated[:, category], resolution)[0], annotated
+    shown = visible & annotated[:, category]
+    if resolution is None or resolution >= max(masks.shape[-2:]):
+        if not shown.all():
+            masks = masks.clone()
+            masks[~shown] = False
+        return masks, annotated
+    return masks_on_grid(masks, shown, resolution)[0], annotated
 
 
 def upsampled(planes: Tensor, size: Sequence[int], peak: Tensor) -> Tensor:

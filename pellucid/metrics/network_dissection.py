@@ -204,21 +204,26 @@ class NetworkDissection(PartMetric):
 
         Raises:
             ValueError: If a shape or an activation is wrong, or there are more images than
-                ``num_images``.
+                ``num_images``. Of activations too low, only those that could matter are noticed.
         """
         check_shape("maps", maps, (None, self.num_units, None, None))
         check_shape("masks", masks, (len(maps), len(self.part_names), None, None))
-        maps, least, peak = _checked(maps)
+        cells, allowed = maps.shape[2] * maps.shape[3], None
+        if self.num_images is not None:
+            allowed = allowed_above(self.quantile, self.num_images * cells)
+        # Once every unit has a floor, it does not matter how far below other values are.
+        settled = allowed is not None and bool(
+            self.grid.floor(self.positions, allowed).isfinite().all()
+        )
+        maps, least, peak = _checked(maps, settled)
         masks, known = concept_pixels.counted_masks(
             masks, visible, annotated, self.category, self.resolution
         )
-        cells = maps.shape[2] * maps.shape[3]
-        allowed = None
+        limit, total = self.limit, self.total + len(maps) * cells
         if self.num_images is not None:
-            self.limit = self.limit.clamp(max=self.num_images * cells)
-            allowed = allowed_above(self.quantile, self.num_images * cells)
-        self.total = self.total + len(maps) * cells
-        self._check_total()
+            limit = limit.clamp(max=self.num_images * cells)
+        self._check_total(total, limit)
+        self.limit, self.total = limit, total
         self.annotated_area = self.annotated_area + known.sum(0) * (masks.shape[2] * masks.shape[3])
         for name in ("positions", "inside", "fired"):
             setattr(self, name, _writable(getattr(self, name)))
@@ -254,8 +259,8 @@ class NetworkDissection(PartMetric):
             for unit, pixel, value in concept_pixels.values_above(planes, peak, floor, size):
                 areas.add(self.grid.levels(value).add_(unit, alpha=self.grid.size), pixel)
 
-    def _check_total(self) -> None:
-        if self.total > self.limit:
+    def _check_total(self, total: Tensor, limit: Tensor) -> None:
+        if total > limit:
             raise ValueError(
                 f"num_images is {self.num_images}, but more were seen (or maps of another size); "
                 "give a greater one or null"
@@ -264,7 +269,7 @@ class NetworkDissection(PartMetric):
     def compute(self) -> Tensor:
         """The number of concepts that have a detector."""
         # Each process alone may have kept to the limit.
-        self._check_total()
+        self._check_total(self.total, self.limit)
         total = int(self.total)
         bracket = self.grid.enclose(self.positions, self.total, allowed_above(self.quantile, total))
         ends = torch.stack([bracket.upper, bracket.lower], -1)
@@ -354,13 +359,14 @@ class NetworkDissection(PartMetric):
         )
 
 
-def _checked(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Float32 maps, and (B, U) least and greatest value of each."""
+def _checked(maps: Tensor, settled: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Float32 maps, and (B, U) least and greatest value of each; if settled, the greatest twice."""
     if not maps.is_floating_point() or 0 in maps.shape:
         maps = check_maps(maps)
         return maps, maps.flatten(2).sum(2), maps.flatten(2).sum(2)
     maps = maps.detach().float()
-    least, greatest = maps.amin((2, 3)), maps.amax((2, 3))
+    greatest = maps.amax((2, 3))
+    least = greatest if settled else maps.amin((2, 3))
     # The two stand for all, so that the maps are looked at no more often than needed.
     check_maps(rearrange([least, greatest], "e b u -> b u 1 e"), -GREATEST, GREATEST)
     return maps, least, greatest

@@ -1,7 +1,7 @@
 """What all models share: steps that log themselves, metrics per stage, an explanation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, get_args
 
@@ -105,6 +105,18 @@ class InterpretableModel(pl.LightningModule, ABC):
         needs = "needs what each unit adds to the score"
         return {"decision_sparsity": f"{needs}, which {type(self).__name__} does not tell"}
 
+    def votes(self) -> Tensor | None:
+        """How each of the model's own units votes, (U, K) in logits; None: no vote of its own.
+
+        The vote for a class is what one standard deviation of the unit's pooled activation adds to
+        the score of the class.
+        """
+        return None
+
+    def assigned_categories(self) -> Tensor | None:
+        """(U,) int64, the category that training assigned to each unit; None: it assigned none."""
+        return None
+
     @property
     def loaded_weights(self) -> Loaded | None:
         """What the backbone took from pretrained weights; None: there are none."""
@@ -140,10 +152,23 @@ class InterpretableModel(pl.LightningModule, ABC):
 
         Args:
             data: The data module. Where it lacks what a metric needs, leave the metric out and say
-                why in ``self.skipped_metrics[name]``.
+                why in ``self.skipped_metrics[name]``; :meth:`can_measure` does both.
             stage: The stage; training may do with fewer.
         """
         return {}
+
+    def can_measure(self, name: str, data: Any, fields: Set[str]) -> bool:
+        """Whether the data have what a metric needs; if not, the reason is kept for the results.
+
+        Args:
+            name: The metric's name.
+            data: The data module.
+            fields: Batch fields that the metric needs.
+        """
+        if missing := sorted(fields - data.provides):
+            needed, owner = ", ".join(missing), type(data).__name__
+            self.skipped_metrics[name] = f"needs {needed}, which {owner} does not provide"
+        return not missing
 
     def update_metrics(
         self, metrics: Mapping[str, Metric], outputs: dict[str, Tensor], batch: Batch

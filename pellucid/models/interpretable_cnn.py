@@ -68,7 +68,8 @@ class InterpretableCNN(FineTunedModel):
             the added layer needs.
         filter_loss_weight: Weight of the filter loss of the added layer, at least 0.
         top_filter_loss_weight: Likewise of the backbone's top layer; None: the same.
-        assignment: ``category`` (one template per image) or ``exact`` (label-free).
+        assignment: ``category`` (one template per image) or ``exact`` (label-free; on the built-in
+            figures it spoiled accuracy or instability at weights above 0.05).
         beta: How fast templates fall off; 4 in the paper.
         negative_weight: Weight of images of other categories in ``category``.
         temperature: How evenly ``category`` weights the images of a group; 0.5 in the released
@@ -246,16 +247,20 @@ class InterpretableCNN(FineTunedModel):
         """See :meth:`InterpretableModel.update_metrics`."""
         metrics["accuracy"].update(outputs["scores"], batch["label"])
 
-    @property
-    def unit_grid(self) -> tuple[float, float] | None:
-        """See :meth:`InterpretableModel.unit_grid`."""
-        return self.backbone.grid
-
     def lacks(self) -> Mapping[str, str]:
         """See :meth:`InterpretableModel.lacks`."""
         if self.head != "sigmoid":
             return {}
         return {"category_balance": "needs several categories, and head is 'sigmoid': one"}
+
+    def votes(self) -> Tensor:
+        """See :meth:`InterpretableModel.votes`; the pooled activations' deviation is one already."""
+        weight = self.classifier.weight.detach().T
+        return nn.functional.pad(weight, (1, 0)) if self.head == "sigmoid" else weight
+
+    def assigned_categories(self) -> Tensor | None:
+        """See :meth:`InterpretableModel.assigned_categories`."""
+        return self.filter_loss.categories if self.filter_loss_weight > 0 else None
 
     def _predicted(self, scores: Tensor) -> Tensor:
         """(B,) the class to explain: a sigmoid has one score, of class 1."""

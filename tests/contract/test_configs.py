@@ -1,5 +1,7 @@
 """Every shipped experiment: its header, and from its config to an explanation on small data.
 
+Every fragment of data: under an experiment that has other data.
+
 A new config is found by itself; only a new data set must be taught here, in :data:`SMALL_DATA`.
 """
 
@@ -14,7 +16,7 @@ import torch
 import yaml
 
 from pellucid.cli import shipped_configs
-from pellucid.cli.classes import load_class
+from pellucid.cli.classes import constructor, load_class
 from pellucid.cli.options import PellucidCLI
 from pellucid.models.base import InterpretableModel
 from tests.datamodules.test_animal_part import CAT, FOX, write_category, write_negatives
@@ -22,6 +24,7 @@ from tests.datamodules.test_cub200_parts import write_cub
 from tests.helpers import call, only_run, write_photos
 
 EXPERIMENTS = {name: path for name, path in shipped_configs().items() if "/" not in name}
+DATA = {name: path for name, path in shipped_configs().items() if name.startswith("data/")}
 
 
 def small_figures(root: Path) -> list[str]:
@@ -81,6 +84,7 @@ def test_the_experiments_are_found():
     here = Path(__file__).resolve().parents[2] / "configs" / "experiments"
     assert EXPERIMENTS
     assert set(EXPERIMENTS.values()) == set(here.rglob("*.yaml"))
+    assert set(DATA.values()) == set((here.parent / "data").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -148,3 +152,27 @@ def test_the_command_of_the_header_parses(name, tmp_path):
     assert (program, command, *given[:2]) == ("pellucid", "run", "--config", name)
     cli = PellucidCLI("run", [*given, *words_for(name, tmp_path)[2:]])
     assert cli.given.experiment() == name
+
+
+@pytest.mark.parametrize("experiment", ["icnn_parts", "icnn_animals"])
+@pytest.mark.parametrize("name", DATA)
+def test_a_fragment_puts_other_data_under_an_experiment(name, experiment, tmp_path):
+    """Nothing is left of the data that the experiment names itself."""
+    data = class_of(yaml.safe_load(DATA[name].read_text()), "data")
+    words = ["--config", experiment, "--config", name, *SMALL_DATA[data](tmp_path / "data")]
+    cli = PellucidCLI("fit", [*words, "--data.batch_size=4", "--model.weights=none"])
+    assert cli.given.experiment() == experiment
+    assert type(cli.datamodule).__name__ == data
+    cli.datamodule.prepare_data()
+    batch = next(iter(cli.datamodule.train_dataloader()))
+    outputs = cli.model.step(batch, "val")
+    assert outputs["loss"].isfinite()
+    assert outputs["scores"].shape == (4, cli.datamodule.num_classes)
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_the_options_that_a_fragment_names_exist(name):
+    text = DATA[name].read_text()
+    class_ = load_class("data", {"data.class_path": yaml.safe_load(text)["data"]["class_path"]})
+    options, _ = constructor(class_)
+    assert set(re.findall(r"--data\.(\w+)", text)) <= options.keys()

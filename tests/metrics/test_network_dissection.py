@@ -364,6 +364,8 @@ def test_more_images_than_announced() -> None:
     metric = metric_of(rows(data, slice(8)), num_images=12)
     with pytest.raises(ValueError, match="num_images is 12, but more were seen"):
         metric.update(**rows(data, slice(8, None)))
+    # A batch that was refused leaves no trace.
+    assert_same(metric, metric_of(rows(data, slice(8))))
     metric.reset()
     metric.update(**rows(data, slice(12)))
     assert_same(metric, metric_of(rows(data, slice(12))))

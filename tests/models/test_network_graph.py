@@ -34,7 +34,6 @@ NODES = [
     ("densenet121", "features.transition1.pool"),
     ("shufflenet_v2_x0_5", "stage3"),
     ("efficientnet_b0", "features.4"),
-    ("convnext_tiny", "features.3"),
     ("googlenet", "inception4a"),
 ]
 
@@ -83,7 +82,7 @@ class Severed(fx.Interpreter):
         return self.value if n is self.node else value
 
 
-@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "timm/test_resnet"])
+@pytest.mark.parametrize("name", ["resnet18", "timm/test_resnet"])
 def test_no_skip_connection_passes_by_where_a_stride_ends(name: str) -> None:
     pytest.importorskip("timm")
     graph = graph_of(name)

@@ -94,7 +94,8 @@ class NetworkGraph:
                 probe.run(image)
         # Whatever a network cannot do with such an image, it comes down to the same.
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+            reason = str(error).split("While executing")[0].strip() or type(error).__name__
+            reason = reason.splitlines()[0][:120]
             reason = re.sub(r"\(?Proxy\(\w+\)\)?", "another", reason)
             raise CutError(
                 f"backbone {name!r} cannot be cut: it takes images of one size alone, as most "
@@ -281,7 +282,7 @@ class NetworkGraph:
                 last[found.stride] = node
         # A stage without parameters would be nothing to freeze: it goes with another one.
         ends = [next(node for node in self.graph.nodes if node.op == "placeholder")]
-        for node in last.values():
+        for node in sorted(last.values(), key=list(self.graph.nodes).index):
             if self._size(self._needed(node, ends[-1])):
                 ends.append(node)
         if len(ends) > 1 and not self._size(self._needed(end.node, ends[-1])):

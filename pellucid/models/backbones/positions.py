@@ -60,7 +60,7 @@ def cells_of(
     """
     found: dict[fx.Node, Cells] = {}
     for node in graph.nodes:
-        if node.op == "placeholder":
+        if node.op == "placeholder" and node in shapes:  # others are options
             height, width = shapes[node][2:]
             found[node] = Cells(Axis(1, 0), Axis(1, 0), (height, width))
         elif (cells := _step(node, network, shapes.get(node), found)) is not None:
