@@ -253,10 +253,9 @@ class InterpretableCNN(FineTunedModel):
             return {}
         return {"category_balance": "needs several categories, and head is 'sigmoid': one"}
 
-    def votes(self) -> Tensor:
-        """See :meth:`InterpretableModel.votes`; the pooled activations' deviation is one already."""
-        weight = self.classifier.weight.detach().T
-        return nn.functional.pad(weight, (1, 0)) if self.head == "sigmoid" else weight
+    def votes(self) -> Tensor | None:
+        """See :meth:`InterpretableModel.votes`; what the classifier reads deviates by one."""
+        return None if self.head == "sigmoid" else self.classifier.weight.detach().T
 
     def assigned_categories(self) -> Tensor | None:
         """See :meth:`InterpretableModel.assigned_categories`."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,9 +11,11 @@ from torchmetrics import Metric
 
 from pellucid.batch import Batch
 from pellucid.errors import nearest
+from pellucid.metrics.location_instability import peak_positions
 from pellucid.metrics.suite import METRICS, Units, make_suite, update_suite
 from pellucid.models.backbones import Backbone
 from pellucid.models.backbones.graph import CutError, NetworkGraph
+from pellucid.models.explanation import Explanation
 
 if TYPE_CHECKING:
     from pellucid.models.base import InterpretableModel, Stage
@@ -176,6 +178,30 @@ class UnitMetrics:
                 )
         return make_suite(count, data, names=self.names, each_epoch=stage == "val", lacking=lacking)
 
+    def explain(self, model: "InterpretableModel", image: Tensor) -> Explanation:
+        """A model's explanation of images, with a measured layer's units in place of its own.
+
+        Args:
+            model: The model.
+            image: (B, C, H, W).
+        """
+        layer = self._found
+        if layer is None:
+            return model.explain({"image": image})
+        with watch(model, layer.name) as seen:
+            explanation = model.explain({"image": image})
+        maps, size = seen[-1].detach(), (image.shape[-2], image.shape[-1])
+        return replace(
+            explanation,
+            maps=maps,
+            map_sign="signed" if layer.signed else "positive",
+            map_range=None,
+            positions=peak_positions(maps.float(), size, layer.grid)[1],
+            contributions=None,
+            bias=None,
+            unit_names=tuple(f"{layer.name} {i}" for i in range(layer.num_units)),
+        )
+
     def update(
         self,
         model: "InterpretableModel",
@@ -196,12 +222,11 @@ class UnitMetrics:
         layer, image = self._found, batch["image"]
 
         def respond(image: Tensor) -> Tensor:
-            with torch.no_grad(), watch(model, None if layer is None else layer.name) as again:
-                maps = model.explain({"image": image}).maps
-            found: Tensor | None = maps if layer is None else again[-1]
-            if found is None:
+            with torch.no_grad():
+                maps = self.explain(model, image).maps
+            if maps is None:
                 raise ValueError("num_units is given, but explain() gives no maps (B, U, h, w)")
-            return found
+            return maps
 
         if layer is None:
             maps, grid = outputs["maps"], model.unit_grid

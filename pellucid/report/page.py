@@ -19,7 +19,7 @@ from PIL import Image
 
 from pellucid import __version__
 from pellucid.report import curves
-from pellucid.report.glossary import UNIT_FIGURES, Figure, figure
+from pellucid.report.glossary import FIGURES, UNIT_FIGURES, Figure, unit_figure
 from pellucid.report.results import make_headlines, make_skipped, make_table, make_verdict
 from pellucid.report.runs import Run, read_runs
 
@@ -27,6 +27,7 @@ from pellucid.report.runs import Run, read_runs
 _PICTURE_BYTES = 5_400_000
 _LEAST_BYTES, _MOST_BYTES = 8_000, 40_000
 _SHEET_SHARE = 0.8
+_VOTES_BYTES = 400_000
 
 _ELSEWHERE = {"metrics", "skipped", "experiment", "model", "data"}
 
@@ -39,6 +40,15 @@ class Shown:
     value: float | None
     detail: str
     """Its values per part, as a line of text."""
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Which units of a run vote for which class, as the page shows it."""
+
+    picture: str
+    text: str
+    alt: str
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,7 @@ def render(runs: Sequence[Run]) -> str:
         plot=(curves.WIDTH, curves.HEIGHT, curves.LEFT, curves.RIGHT),
         unit_figures=list(keys.values()),
         cards=cards,
+        votes=[_make_votes(run) for run in runs],
         categories=categories,
         provenance=_provenance(runs),
         version=__version__,
@@ -127,7 +138,7 @@ def _unit_figures(runs: Sequence[Run]) -> dict[str, Figure]:
         if key not in hidden and _is_number(value)
     }
     known = [key for key in UNIT_FIGURES if key in found]
-    return {key: figure(key) for key in known + sorted(found - set(known))}
+    return {key: unit_figure(key) for key in known + sorted(found - set(known))}
 
 
 def _make_cards(run: Run, keys: dict[str, Figure], limit: int) -> list[UnitCard]:
@@ -179,6 +190,26 @@ def _make_card(
             for c, mean in sorted(means.items(), key=lambda item: -item[1])[:10]
         ),
     )
+
+
+def _make_votes(run: Run) -> Votes | None:
+    """Filters and categories of a run; None where its units vote for no classes."""
+    found = run.categories
+    missing: list[str] = []
+    picture = _embed(run, found.get("picture"), _VOTES_BYTES, missing) if found else ""
+    if not picture:
+        return None
+    counts = found.get("units")
+    counts = {c: n for c, n in counts.items() if _is_number(n)} if isinstance(counts, dict) else {}
+    known = FIGURES["category_balance"]
+    how = "as training assigned them" if found.get("assigned") else "by strongest mean activation"
+    parts = [f"Categories {how}; balance {known.write(found.get('balance'))}"]
+    if counts:
+        most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+        parts.append(f"most units: {most} ({counts[most]}), fewest: {least} ({counts[least]})")
+    if _is_number(share := found.get("agreement")):
+        parts.append(f"{100 * share:.0f} % of the units vote most for their own category")
+    return Votes(picture, "; ".join(parts) + ".", f"Votes of the units of {run.label}")
 
 
 def _show(entry: dict[str, Any], key: str, known: Figure) -> Shown:
@@ -253,4 +284,6 @@ def _text(value: Any) -> str:
         return f"{value:,.1f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}" if abs(value) >= 1e5 else str(value)
+    if value is None:
+        return "—"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -13,7 +13,16 @@ _STAGES = {
     "train": "Training split",
 }
 _TIMES = "\N{MULTIPLICATION SIGN}"
-_HEADLINES = ("accuracy", "location_instability", "part_interpretability")
+_HEADLINES = (
+    "accuracy",
+    "location_instability",
+    "part_interpretability",
+    "part_purity",
+    "part_consistency",
+    "network_dissection",
+)
+_FIRST = (*_HEADLINES, "detectors", "part_stability", "category_purity", "category_balance")
+"""Figures in the order of the tables, before all others."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ def make_table(runs: Sequence[Run]) -> list[Stage]:
 
 def _rank(key: str) -> tuple[int, int, str]:
     stage, _, name = key.rpartition("/")
-    stages, first = list(_STAGES), list(_HEADLINES)
+    stages, first = list(_STAGES), list(_FIRST)
     return (
         stages.index(stage) if stage in stages else len(stages),
         first.index(name) if name in first else len(first),
@@ -132,7 +141,7 @@ def text_table(runs: Sequence[Run]) -> str:
     Returns:
         A table of the test split and one of all images; empty without figures.
     """
-    labels = {figure(name).label for name in _HEADLINES}
+    labels = {figure(name).label for name in (*_FIRST, "decision_sparsity")}
     tables: list[list[list[str]]] = []
     for stage in make_table(runs):
         rows = [row for row in stage.rows if row.figure.label in labels]
