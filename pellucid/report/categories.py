@@ -62,7 +62,7 @@ def draw_categories(found: UnitCategories) -> Picture:
         left.text(
             -0.012,
             tick,
-            name if len(name) < 24 else f"{name[:22]}...",
+            name if len(name) <= 32 else f"{name[:30]}...",
             transform=left.get_yaxis_transform(),
             ha="right",
             va="center",

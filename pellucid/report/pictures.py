@@ -114,7 +114,7 @@ def save_units(
         part_names: Names of the P columns.
         categories: The units' categories and votes; None: by strongest mean activation.
         size: Pixels of the longer side of each image.
-        progress: Whether to show a bar, which appears after two seconds.
+        progress: Whether to show a bar after two seconds.
 
     Returns:
         The path of ``units.json``.

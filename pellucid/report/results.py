@@ -19,9 +19,16 @@ _HEADLINES = (
     "part_interpretability",
     "part_purity",
     "part_consistency",
-    "network_dissection",
 )
-_FIRST = (*_HEADLINES, "detectors", "part_stability", "category_purity", "category_balance")
+_FIRST = (
+    *_HEADLINES,
+    "part_stability",
+    "network_dissection",
+    "detectors",
+    "category_purity",
+    "category_balance",
+    "decision_sparsity",
+)
 """Figures in the order of the tables, before all others."""
 
 
@@ -141,7 +148,7 @@ def text_table(runs: Sequence[Run]) -> str:
     Returns:
         A table of the test split and one of all images; empty without figures.
     """
-    labels = {figure(name).label for name in (*_FIRST, "decision_sparsity")}
+    labels = {figure(name).label for name in _FIRST}
     tables: list[list[list[str]]] = []
     for stage in make_table(runs):
         rows = [row for row in stage.rows if row.figure.label in labels]
@@ -161,7 +168,8 @@ def text_table(runs: Sequence[Run]) -> str:
 
 def _text_row(row: Row) -> list[str]:
     # Not every terminal has the page's arrows.
-    first = f"{row.figure.label} ({row.figure.better} is better)"
+    better = row.figure.better
+    first = f"{row.figure.label} ({better} is better)" if better else row.figure.label
     return [first, *(f"{c.text} ({c.ratio})" if c.ratio else c.text for c in row.cells)]
 
 
