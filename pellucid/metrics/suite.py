@@ -133,6 +133,12 @@ def _update_stability(metric: PartStability, units: Units) -> None:
     )
 
 
+def _update_interpretability(metric: PartInterpretability, units: Units) -> None:
+    if not metric.positions.any():
+        metric.num_images = units.num_images
+    metric.update(units.maps, units.batch["part_masks"], units.batch["part_visible"])
+
+
 def _update_dissection(metric: NetworkDissection, units: Units) -> None:
     if not metric.total:
         metric.num_images = units.num_images
@@ -155,9 +161,7 @@ METRICS: Mapping[str, _Entry] = {
     "part_interpretability": _Entry(
         _MASKS,
         lambda count, data: PartInterpretability(count, tuple(data.part_names)),
-        lambda metric, units: metric.update(
-            units.maps, units.batch["part_masks"], units.batch["part_visible"]
-        ),
+        _update_interpretability,
         each_epoch=True,
     ),
     "part_purity": _Entry(

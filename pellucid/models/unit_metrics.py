@@ -248,10 +248,13 @@ class UnitMetrics:
 
 
 def _images_of_pass(model: "InterpretableModel") -> int | None:
-    """No fewer images than a test looks at over all processes; None: not known."""
+    """No fewer images than a validation or test looks at over all processes; None: not known."""
     trainer = model.trainer
-    size = getattr(trainer.test_dataloaders, "batch_size", None)
-    batches = trainer.num_test_batches
+    if trainer.testing:
+        loader, batches = trainer.test_dataloaders, trainer.num_test_batches
+    else:
+        loader, batches = trainer.val_dataloaders, trainer.num_val_batches
+    size = getattr(loader, "batch_size", None)
     if size is None or len(batches) != 1 or batches[0] == float("inf"):
         return None
     return int(batches[0]) * int(size) * trainer.world_size
