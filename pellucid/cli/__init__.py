@@ -24,6 +24,7 @@ COMMANDS = {
     **TRAINER_COMMANDS,
     "explain": "draw a trained model's own explanation of images",
     "report": "write the page of one run, or the comparison of several",
+    "sweep": "run a grid of settings one after the other, then report on all of them",
     "configs": "list the shipped configs (ls), or copy one (cp NAME)",
 }
 
@@ -52,7 +53,14 @@ def shipped_configs() -> dict[str, Path]:
     return {
         path.stem if path.parent.name == "experiments" else f"{path.parent.name}/{path.stem}": path
         for path in sorted(root.glob("*/*.yaml"))
+        if path.parent.name != "sweeps"
     }
+
+
+def shipped_sweeps() -> dict[str, Path]:
+    """Shipped sweeps by name, as ``sweeps/icnn_tradeoff``."""
+    paths = sorted((configs_directory() / "sweeps").glob("*.yaml"))
+    return {f"sweeps/{path.stem}": path for path in paths}
 
 
 def find_config(name: str) -> Path:
@@ -125,6 +133,10 @@ def _dispatch(words: list[str]) -> None:
         from pellucid.cli.commands import report
 
         report(rest)
+    elif command == "sweep":
+        from pellucid.cli.sweep import sweep
+
+        sweep(rest)
     elif command == "configs":
         _configs(rest)
     else:
@@ -150,7 +162,7 @@ def _configs(words: list[str]) -> None:
     copy.add_argument("name")
     copy.add_argument("destination", nargs="?", default=".", type=Path)
     parsed = parser.parse_args(words)
-    shipped = shipped_configs()
+    shipped = shipped_configs() | shipped_sweeps()
     if parsed.action == "ls":
         width = max((len(name) for name in shipped), default=0)
         for name, path in sorted(shipped.items(), key=lambda item: ("/" in item[0], item[0])):
@@ -166,7 +178,8 @@ def _configs(words: list[str]) -> None:
     if not target.parent.is_dir():
         raise UserError("configs cp", f"no directory {target.parent}; make it first")
     shutil.copyfile(source, target)
-    print(f"{target}  (pellucid run --config {target})")
+    how = "sweep" if source.parent.name == "sweeps" else "run --config"
+    print(f"{target}  (pellucid {how} {target})")
 
 
 def _header(path: Path) -> str:

@@ -23,6 +23,7 @@ from pellucid.report.page import build_report
 from pellucid.report.pictures import draw_explanation
 from pellucid.report.results import text_table
 from pellucid.report.runs import read_runs
+from pellucid.report.tradeoff import text_tradeoff
 
 _DEFAULT_IMAGES = 6
 _LISTED_UNITS = 8
@@ -43,7 +44,8 @@ def report(words: Sequence[str]) -> None:
     parsed = parser.parse_args(list(words))
     try:
         page = build_report(parsed.runs, parsed.output)
-        figures = text_table(read_runs(parsed.runs))
+        runs = read_runs(parsed.runs)
+        figures = text_tradeoff(runs) or text_table(runs)
     except (ValueError, OSError) as error:
         raise UserError("report", str(error)) from error
     print(f"{figures}\n\nreport: {page}" if figures else f"report: {page}")

@@ -4,8 +4,6 @@ Everything is inside the file: pictures as data URIs, curves as inline SVG, styl
 of script. It loads nothing, so it can be mailed, archived and opened anywhere.
 """
 
-import base64
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -15,13 +13,14 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from jinja2 import Environment, FileSystemLoader
-from PIL import Image
 
 from pellucid import __version__
-from pellucid.report import curves
-from pellucid.report.glossary import FIGURES, UNIT_FIGURES, Figure, unit_figure
+from pellucid.report import curves, scatter
+from pellucid.report.embed import embed
+from pellucid.report.glossary import FIGURES, UNIT_FIGURES, Figure, figure, unit_figure
 from pellucid.report.results import make_headlines, make_skipped, make_table, make_verdict
 from pellucid.report.runs import Run, read_runs
+from pellucid.report.tradeoff import Tradeoff, find_tradeoff, is_many, make_rows, make_summary
 
 # A page of two runs with 128 units each stays under 8 MB; base64 adds a third.
 _PICTURE_BYTES = 5_400_000
@@ -103,28 +102,64 @@ def render(runs: Sequence[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    count = sum(len(run.units) for run in runs)
+    tradeoff = find_tradeoff(runs)
+    # Over many runs the page follows settings, not runs: in its words, colours and pictures.
+    many = tradeoff if is_many(runs) else None
+    colours, drawn = _by_setting(runs, many)
+    count = sum(len(run.units) for run, shown in zip(runs, drawn, strict=True) if shown)
     limit = min(max(_PICTURE_BYTES // max(count, 1), _LEAST_BYTES), _MOST_BYTES)
     keys = _unit_figures(runs)
-    cards = [_make_cards(run, keys, limit) for run in runs]
+    cards = [
+        _make_cards(run, keys, limit) if shown else []
+        for run, shown in zip(runs, drawn, strict=True)
+    ]
+    names = list(dict.fromkeys(run.experiment if many else run.label for run in runs))
     categories = sorted({card.category for run in cards for card in run if card.category})
     return environment.get_template("report.html.j2").render(
-        title=" and ".join(run.label for run in runs),
+        title=" and ".join(names),
+        names=names,
         runs=runs,
-        verdict=make_verdict(runs),
+        colours=colours,
+        drawn=drawn,
+        many=many,
+        verdict=make_summary(many) if many else make_verdict(runs),
         headlines=make_headlines(runs),
         table=make_table(runs),
         skipped=make_skipped(runs),
         charts=curves.make_charts(runs),
+        **(_tradeoff_fields(tradeoff) if tradeoff else {}),
         plot=(curves.WIDTH, curves.HEIGHT, curves.LEFT, curves.RIGHT),
         unit_figures=list(keys.values()),
         cards=cards,
-        votes=[_make_votes(run) for run in runs],
+        votes=[_make_votes(r) if d else None for r, d in zip(runs, drawn, strict=True)],
         categories=categories,
         provenance=_provenance(runs),
         version=__version__,
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
     )
+
+
+def _tradeoff_fields(tradeoff: Tradeoff) -> dict[str, Any]:
+    """What ``tradeoff.html.j2`` shows."""
+    return {
+        "tradeoff": tradeoff,
+        "caption": scatter.make_caption(tradeoff),
+        "scatters": scatter.make_scatters(tradeoff),
+        "frame": scatter,
+        "shapes": scatter.SHAPES,
+        "columns": [figure(name) for name in ("accuracy", *tradeoff.metrics)],
+        "rows": make_rows(tradeoff),
+    }
+
+
+def _by_setting(runs: Sequence[Run], many: Tradeoff | None) -> tuple[list[int], list[bool]]:
+    """The number of each run's colour, and whether its units are shown."""
+    if many is None:
+        return list(range(len(runs))), [True] * len(runs)
+    colours = {id(run): group.number for group in many.groups for run in group.runs}
+    first = {id(group.runs[0]) for group in many.groups}
+    # A run without figures is in no group, and has the colour after theirs.
+    return [colours.get(id(run), len(many.groups)) for run in runs], [id(r) in first for r in runs]
 
 
 def _unit_figures(runs: Sequence[Run]) -> dict[str, Figure]:
@@ -181,8 +216,8 @@ def _make_card(
         number=number,
         category=category,
         best_part=str(entry.get("best_part") or ""),
-        sheet=_embed(run, entry.get("images"), sheet_limit, missing),
-        position=_embed(run, entry.get("position_image"), limit - sheet_limit, missing),
+        sheet=embed(run, entry.get("images"), sheet_limit, missing),
+        position=embed(run, entry.get("position_image"), limit - sheet_limit, missing),
         alt=f"{name} of {run.label}",
         figures=tuple(_show(entry, key, known) for key, known in keys.items()),
         classes=tuple(
@@ -196,7 +231,7 @@ def _make_votes(run: Run) -> Votes | None:
     """Filters and categories of a run; None where its units vote for no classes."""
     found = run.categories
     missing: list[str] = []
-    picture = _embed(run, found.get("picture"), _VOTES_BYTES, missing) if found else ""
+    picture = embed(run, found.get("picture"), _VOTES_BYTES, missing) if found else ""
     if not picture:
         return None
     counts = found.get("units")
@@ -223,42 +258,6 @@ def _show(entry: dict[str, Any], key: str, known: Figure) -> Shown:
 
 def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
-
-
-def _embed(run: Run, name: Any, limit: int, missing: list[str]) -> str:
-    """A picture of the run directory as a data URI, small enough; empty where there is none."""
-    if not isinstance(name, str):
-        missing.append("(units.json names no file)")
-        return ""
-    path = (run.path / name).resolve()
-    if not path.is_relative_to(run.path):
-        missing.append(f"{name} (outside of the run directory)")
-        return ""
-    try:
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as picture:
-            kind = picture.format
-            if len(data) > limit or kind not in ("JPEG", "PNG"):
-                data, kind = _shrink(picture.convert("RGB"), limit), "JPEG"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        missing.append(f"{name} ({error})")
-        return ""
-    return f"data:image/{str(kind).lower()};base64,{base64.b64encode(data).decode()}"
-
-
-def _shrink(picture: Image.Image, limit: int) -> bytes:
-    """The best JPEG of at most ``limit`` bytes, first coarser, then smaller."""
-    data = b""
-    for scale in (1.0, 0.85, 0.7, 0.5, 0.35):
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        small = picture if scale == 1 else picture.resize(size, Image.Resampling.LANCZOS)
-        for quality in (78, 66, 54):
-            buffer = io.BytesIO()
-            small.save(buffer, "JPEG", quality=quality, optimize=True)
-            data = buffer.getvalue()
-            if len(data) <= limit:
-                return data
-    return data
 
 
 def _provenance(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:

@@ -116,9 +116,6 @@ def save_units(
         size: Pixels of the longer side of each image.
         progress: Whether to show a bar after two seconds.
 
-    Returns:
-        The path of ``units.json``.
-
     Raises:
         ValueError: If a metric has not one row per unit or not one column per part.
     """

@@ -9,6 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pellucid.report.settings import describe, differing_keys, read_settings
+
+# More settings than these make no short name.
+_MOST_SETTINGS = 3
+
 
 @dataclass
 class Run:
@@ -53,9 +58,12 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     if not paths:
         raise ValueError("a report needs at least one run directory, got none")
     runs = [_read_run(Path(path)) for path in paths]
+    told = _tell_apart(runs)
     for names in (
         lambda run: run.experiment,
         lambda run: f"{run.experiment}, seed {run.results.get('seed')}",
+        lambda run: told[str(run.path)],
+        lambda run: f"{told[str(run.path)]}, seed {run.results.get('seed')}",
         lambda run: f"{run.experiment}, {run.path.name}",
         lambda run: str(run.path),
     ):
@@ -65,6 +73,24 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     for run, label in zip(runs, labels, strict=True):
         run.label = label
     return runs
+
+
+def _tell_apart(runs: Sequence[Run]) -> dict[str, str]:
+    """By path: the experiment, and the settings in which runs of that experiment differ."""
+    alike: dict[str, list[Run]] = {}
+    for run in runs:
+        alike.setdefault(run.experiment, []).append(run)
+    found = {}
+    for experiment, members in alike.items():
+        settings = (
+            {} if len(members) == 1 else {str(r.path): read_settings(r.config) for r in members}
+        )
+        keys = differing_keys(list(settings.values()))
+        for run in members:
+            few = 0 < len(keys) <= _MOST_SETTINGS
+            text = describe(settings[str(run.path)], keys) if few else ""
+            found[str(run.path)] = f"{experiment}, {text}" if text else experiment
+    return found
 
 
 def _read_run(path: Path) -> Run:

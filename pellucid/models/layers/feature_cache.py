@@ -24,7 +24,7 @@ class FeatureCache:
         ValueError: The limit is not positive.
     """
 
-    def __init__(self, limit_gib: float = 2.0) -> None:
+    def __init__(self, limit_gib: float = 4.0) -> None:
         if not limit_gib > 0:
             raise ValueError(f"limit_gib must be greater than 0, got {limit_gib}")
         self.limit_gib = limit_gib
