@@ -104,8 +104,8 @@ def save_units(
 ) -> Path:
     """Write the pictures and figures of a layer's units, which the report shows.
 
-    Writes ``units.json``, and under ``images/units`` a sheet of each unit's strongest images with
-    the activation drawn over them (``unit_000.jpg``) and its position (``position_000.jpg``).
+    Writes ``units.json``, whose path it returns, and under ``images/units`` a sheet of each unit's
+    strongest images with the activation drawn over them, and its position.
 
     Args:
         summary: What :func:`pellucid.analysis.units.collect_units` found.
