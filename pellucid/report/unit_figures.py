@@ -57,8 +57,9 @@ def describe_unit(
     if categories is not None:
         votes = categories.votes[unit].tolist()
         entry["votes"] = dict(zip(categories.class_names, votes, strict=True))
-    if category in known and len(known) > 1 and min(known.values()) >= 0:
-        entry["selectivity"] = known[category] / sum(known.values())
+    total = sum(known.values())
+    if category in known and len(known) > 1 and min(known.values()) >= 0 and total > 0:
+        entry["selectivity"] = known[category] / total
     return entry
 
 

@@ -86,3 +86,11 @@ def test_units_say_the_category_that_they_were_given(tmp_path: Path) -> None:
     units = json.loads((tmp_path / "units.json").read_text())
     assert [unit["category"] for unit in units] == ["fox", "bear", "fox", "bear", "fox"]
     assert units[1]["votes"] == {"fox": -1.0, "bear": 1.0}
+
+
+def test_a_unit_that_never_fires_keeps_the_category_it_was_given(tmp_path: Path) -> None:
+    summary = make_summary(class_activation=torch.zeros(5, 2))
+    save_units(summary, tmp_path, categories=found(), size=32, progress=False)
+    unit = json.loads((tmp_path / "units.json").read_text())[1]
+    assert unit["category"] == "bear"
+    assert "selectivity" not in unit
