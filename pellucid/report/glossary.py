@@ -105,7 +105,7 @@ FIGURES: dict[str, Figure] = {
         unit="of images",
         definition=(
             "Share of images in which noise that is hardly to be seen leaves a unit on the same "
-            "landmarks, mean over units; of at most about 1000 images, evenly spread (Huang et "
+            "landmarks, mean over units; of about 250 images, evenly spread (Huang et "
             "al., 2023). A unit that is on no landmark is stable as well."
         ),
     ),
