@@ -185,26 +185,30 @@ def test_what_is_not_built_has_a_reason() -> None:
 
 
 def test_stability_looks_at_images_evenly_spread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "NOISY_IMAGES", 4)
-    seen: list[int] = []
+    monkeypatch.setattr(suite, "NOISY_IMAGES", 100)
+    seen: list[Tensor] = []
 
     def respond(image: Tensor) -> Tensor:
-        seen.append(len(image))
+        seen.append(image)
         return torch.rand(len(image), 2, 3, 3)
 
     metric = PartStability(2)
-    for start in (0, 5):
+    for start in range(0, 400, 40):
+        index = torch.arange(start, start + 40)
         batch: Any = {
-            "image": torch.randn(5, 3, 8, 8),
-            "parts": torch.rand(5, 1, 2),
-            "part_visible": torch.ones(5, 1).bool(),
-            "index": torch.arange(start, start + 5),
+            # An image holds its number, in whose noise no digit is lost.
+            "image": index.double().view(-1, 1, 1, 1).expand(-1, 1, 4, 4),
+            "parts": torch.rand(40, 1, 2),
+            "part_visible": torch.ones(40, 1).bool(),
+            "index": index,
         }
-        units = Units(batch=batch, maps=torch.rand(5, 2, 3, 3), respond=respond, num_images=10)
+        units = Units(batch=batch, maps=torch.rand(40, 2, 3, 3), respond=respond, num_images=400)
         update_suite({"part_stability": metric}, units)
-    # Every third of ten: 0 and 3, then 6 and 9.
-    assert seen == [2, 2]
-    assert metric.images.tolist() == [[4, 4]]
+    chosen = torch.cat(seen).mean((1, 2, 3)).round().long()
+    assert 95 <= len(chosen) == int(metric.images[0, 0]) <= 105
+    # Every fourth, but not always of the same category where four of them take turns.
+    assert (chosen % 4).bincount(minlength=4).tolist() == pytest.approx([25] * 4, abs=3)
+    assert chosen.diff().max() <= 10
 
 
 def test_sparsity_without_contributions_is_refused() -> None:
