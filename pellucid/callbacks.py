@@ -185,8 +185,9 @@ class UnitFigures(Callback):
     def __init__(self) -> None:
         self.figures: dict[str, dict[str, Tensor]] = {}
         """By stage and metric; (U,) or (U, P)."""
-        self.dead: dict[str, float] = {}
-        """Number of units that fire on no image, as ``stage/dead_units``, where it is counted."""
+        self.counts: dict[str, float] = {}
+        """Number of units that fire on no image, as ``stage/dead_units``, and of those that detect
+        a concept, as ``stage/detectors``, where they are counted."""
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read the figures; runs on every process, as reading them may gather over all."""
@@ -203,7 +204,9 @@ class UnitFigures(Callback):
             dead = getattr(metric, "dead_units", None)
             dead = dead() if callable(dead) else dead
             if dead is not None:  # A count, or which ones they are.
-                self.dead[f"{stage}/dead_units"] = float(torch.as_tensor(dead).sum())
+                self.counts[f"{stage}/dead_units"] = float(torch.as_tensor(dead).sum())
+            if callable(detectors := getattr(metric, "detectors", None)):
+                self.counts[f"{stage}/detectors"] = float((detectors() >= 0).sum())
             draws = type(metric).plot is not Metric.plot
             if draws and trainer.is_global_zero and figures[name].isfinite().any():
                 caption = f"{name.replace('_', ' ')} of each unit, {stage} images"

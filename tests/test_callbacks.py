@@ -114,3 +114,40 @@ def test_unit_figures_keep_the_stages_apart(tmp_path, monkeypatch, dead):
     assert mean == pytest.approx(metrics["test/mean_peak"])
     assert mean != pytest.approx(metrics["all/mean_peak"])
     assert metrics["test/dead_units"] == metrics["all/dead_units"] == 3
+
+
+def test_units_of_a_layer_are_named_measured_and_counted(tmp_path):
+    """From the option to the results, the unit pictures and the page."""
+    words = ["--config", "cnn_parts", "--run_root", tmp_path, "--data.image_size=32"]
+    words += [f"--data.{split}_size=16" for split in ("train", "val", "test")]
+    words += ["--metrics.layer=backbone.stages.1", "--trainer.max_epochs=1"]
+    words += ["--metrics.names=[network_dissection,decision_sparsity,location_instability]"]
+    assert call("run", *words, "--trainer.enable_progress_bar=false") == 0
+    run = only_run(tmp_path, "cnn_parts")
+    results = json.loads((run / "results.json").read_text())
+    assert results["metrics_layer"] == "backbone.stages.1"
+    found = {key for key in results["metrics"] if key.startswith("test/")}
+    assert {"test/network_dissection", "test/detectors", "test/location_instability"} <= found
+    assert "test/part_purity" not in found
+    assert results["skipped"].keys() == {"decision_sparsity"}
+    units = json.loads((run / "units.json").read_text())
+    # Its own layer has 64 units, the measured one 48.
+    assert [unit["name"] for unit in units] == [f"backbone.stages.1 {i}" for i in range(48)]
+    assert all("network_dissection_by_part" in unit for unit in units)
+    assert not (run / "categories.json").exists()
+    assert "units of backbone.stages.1" in (run / "report.html").read_text()
+
+
+def test_votes_of_units_are_written_and_drawn(tmp_path):
+    words = ["--config", "icnn_parts", "--run_root", tmp_path, "--data.image_size=32"]
+    words += [f"--data.{split}_size=16" for split in ("train", "val", "test")]
+    words += ["--metrics.names=[category_balance]", "--trainer.max_epochs=1"]
+    assert call("run", *words, "--trainer.enable_progress_bar=false") == 0
+    run = only_run(tmp_path, "icnn_parts")
+    content = json.loads((run / "categories.json").read_text())
+    assert content["assigned"] is True
+    assert sum(content["units"].values()) == 64
+    units = json.loads((run / "units.json").read_text())
+    chosen = [unit["category"] for unit in units]
+    assert {name: chosen.count(name) for name in content["units"]} == content["units"]
+    assert list((run / "images" / "test").glob("categories_*.png"))

@@ -73,6 +73,26 @@ WRONG = [
     Wrong("section in a file", (), ("trainr", "'trainer'"), changed("trainer:", "trainr:")),
     Wrong("option", ("--seed=1",), ("seed", "'seed_everything'")),
     Wrong("word", ("resnet18",), ("resnet18", "--")),
+    Wrong("layer", ("--metrics.layer=feature",), ("metrics.layer", "'feature'", "'features'")),
+    Wrong(
+        "layer without maps",
+        ("--metrics.layer=head",),
+        ("metrics.layer", "'head'", "(B, U, h, w)", "'features'"),
+    ),
+    Wrong(
+        "layer in a file",
+        (),
+        ("metrics.layer", "'featurs'", "'features'"),
+        f"{CONFIG}metrics:\n  layer: featurs\n",
+    ),
+    Wrong(
+        "name of a metric",
+        ("--metrics.names=[part_puritty]",),
+        ("metrics.names", "'part_puritty'", "'part_purity'"),
+    ),
+    Wrong("names no list", ("--metrics.names=3",), ("metrics.names", "list of str", "3")),
+    Wrong("option of the metrics", ("--metrics.layr=x",), ("metrics.layr", "'layer'")),
+    Wrong("metrics no mapping", ("--metrics=x",), ("metrics", "layer and names")),
     Wrong("value missing", ("--model.lr",), ("--model.lr", "value")),
     # Classes.
     Wrong(

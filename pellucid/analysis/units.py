@@ -159,7 +159,7 @@ def collect_units(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> UnitSummary:
-    """Find what each unit of a model fires at.
+    """Find what each unit of a model fires at, or of the layer that ``unit_metrics`` names.
 
     Where a unit fires is summed up over the ``num_positions`` images with its strongest peaks, as
     the location instability does (Zhang 2018), not over all: on most images a filter's strongest
@@ -194,7 +194,7 @@ def collect_units(
         with torch.no_grad():
             for batch in tqdm(loader, desc="Units", disable=not progress, delay=2, leave=False):
                 image = batch["image"].to(where, non_blocking=True)
-                explanation = model.explain({"image": image})
+                explanation = model.unit_metrics.explain(model, image)
                 maps, positions = _maps_and_positions(explanation, image)
                 names = explanation.unit_names
                 if state is None:

@@ -15,6 +15,7 @@ from pellucid.cli.values import explain_parse_error
 from pellucid.datamodules.base import ImageDataModule
 from pellucid.errors import UserError
 from pellucid.models.base import InterpretableModel
+from pellucid.models.unit_metrics import UnitMetrics
 
 _LARGEST_SEED = 2**32 - 1
 _SEED_HELP = (
@@ -89,6 +90,17 @@ class PellucidCLI(LightningCLI):
             help="Figure by which best.ckpt is chosen; by default the model's own.",
         )
         add("--mode", type=types["mode"], help="Whether a small or a large monitor is good.")
+        add(
+            "--metrics.layer",
+            type=types["metrics.layer"],
+            help="Layer whose units are measured, by its name in the model, as backbone.stages.2; "
+            "by default the model's own units.",
+        )
+        add(
+            "--metrics.names",
+            type=types["metrics.names"],
+            help="Metrics of units to measure; by default all that the data allow.",
+        )
         parser.link_arguments(
             "data", "model.init_args.num_classes", lambda d: d.num_classes, apply_on="instantiate"
         )
@@ -113,6 +125,19 @@ class PellucidCLI(LightningCLI):
         self.model = self._build("model")
         given.check_fields(self.model, self.datamodule)
         self.normalise_for(self.model)
+        self._choose_metrics()
+
+    def _choose_metrics(self) -> None:
+        """Have the model measure what ``metrics`` names."""
+        chosen = self.config.metrics
+        try:
+            self.model.unit_metrics = UnitMetrics(chosen.layer, chosen.names)
+        except ValueError as error:
+            raise UserError("metrics.names", str(error)) from error
+        try:
+            self.model.unit_metrics.find_layer(self.model, self.datamodule)
+        except ValueError as error:
+            raise UserError("metrics.layer", str(error)) from error
 
     def normalise_for(self, model: InterpretableModel) -> None:
         """Have the data normalise images as the model's weights want, unless the user says how."""

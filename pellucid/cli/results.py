@@ -41,6 +41,7 @@ def write_results(
         "metrics": {
             k: v if v == v and abs(v) != float("inf") else None for k, v in metrics.items()
         },
+        "metrics_layer": cli.model.unit_metrics.layer,
         "skipped": cli.model.skipped_metrics,
         "fit_seconds": stopwatch.seconds,
         "images_per_second": stopwatch.images_per_second,

@@ -247,7 +247,7 @@ class Run:
         figures = _figures(trainer)
         with model.testing_on("all"):
             trainer.test(model, data.dataloader("all"), verbose=False)
-        figures |= _figures(trainer) | self.units.dead
+        figures |= _figures(trainer) | self.units.counts
         if not trainer.is_global_zero:
             return
         write_results(self.directory, self.cli, figures, self.stopwatch)
@@ -255,14 +255,17 @@ class Run:
         self._write_report(model, data)
 
     def _write_report(self, model: InterpretableModel, data: ImageDataModule) -> None:
+        from pellucid.analysis.categories import unit_categories
         from pellucid.analysis.units import collect_units
+        from pellucid.report.categories import save_categories
         from pellucid.report.drawing import contact_sheet
         from pellucid.report.page import build_report
         from pellucid.report.pictures import draw_strongest, save_units
 
         shown = self.trainer.progress_bar_callback is not None
         loader = data.dataloader("test")
-        explanation = model.eval().cpu().explain({"image": next(iter(loader))["image"][:1]})
+        image = next(iter(loader))["image"][:1]
+        explanation = model.unit_metrics.explain(model.eval().cpu(), image)
         if explanation.maps is not None:
             units = collect_units(
                 model,
@@ -274,7 +277,12 @@ class Run:
                 progress=shown,
             )
             per_unit = self.units.figures.get("test")
-            save_units(units, self.directory, per_unit, data.part_names, progress=shown)
+            found = unit_categories(model, units.class_activation, data.class_names)
+            parts, folder = data.part_names, self.directory
+            save_units(units, folder, per_unit, parts, categories=found, progress=shown)
+            if found is not None:
+                picture = save_categories(found, folder)
+                log_image(self.trainer, "test/categories", picture, "votes of units for classes")
             shown_units = range(min(len(units.peaks), UNITS_ON_DASHBOARD))
             strips = [draw_strongest(units, unit, columns=None) for unit in shown_units]
             caption = "strongest test images of the first units, one unit a row"

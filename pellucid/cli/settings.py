@@ -23,6 +23,8 @@ OPTIONS = {
     "ckpt_path": str | None,
     "monitor": str | None,
     "mode": Literal["min", "max"] | None,
+    "metrics.layer": str | None,
+    "metrics.names": list[str] | None,
 }
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 
@@ -143,7 +145,11 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
     for name, value in content.items():
         key = f"{prefix}{name}"
         inside_class = key in CLASSES or key.split(".")[-1] in ("init_args", "dict_kwargs")
-        if isinstance(value, dict) and (key == "trainer" or inside_class) and key.count(".") < 2:
+        if (
+            isinstance(value, dict)
+            and (key in ("trainer", "metrics") or inside_class)
+            and key.count(".") < 2
+        ):
             yield from _flat(value, f"{key}.")
         else:
             yield key, value
@@ -158,10 +164,13 @@ def check_names(settings: Settings) -> None:
     values = settings.values
     for key in values:
         first = key.split(".")[0]
-        sections = {"trainer", *CLASSES}
-        allowed = sections if "." in key else {*OPTIONS, *sections}
+        sections = {"trainer", "metrics", *CLASSES}
+        plain = {name for name in OPTIONS if "." not in name}
+        allowed = sections if "." in key else {*plain, *sections}
         if first not in allowed:
             raise UserError(key, f"there is no option {first!r}; {nearest(first, allowed)}")
+        if first == "metrics" and key not in OPTIONS:
+            _refuse_metrics(key)
     for key in ("model", "data"):
         _check_class(key, values)
     model, data = (load_class(key, values) for key in ("model", "data"))
@@ -171,6 +180,13 @@ def check_names(settings: Settings) -> None:
             name = key.split(".")[1]
             if name not in (allowed := set(inspect.signature(Trainer).parameters)):
                 raise UserError(f"trainer.{name}", f"no such option; {nearest(name, allowed)}")
+
+
+def _refuse_metrics(key: str) -> None:
+    parts = [name.split(".")[1] for name in OPTIONS if name.startswith("metrics.")]
+    if key == "metrics":
+        raise UserError(key, f"must be a mapping of {' and '.join(parts)} to values")
+    raise UserError(key, f"no such option; {nearest(key.split('.', 1)[1], parts)}")
 
 
 def _check_class(key: str, values: Mapping[str, Any]) -> None:

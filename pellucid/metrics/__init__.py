@@ -1,5 +1,6 @@
 """Interpretability metrics: a pure function and a torchmetrics class each."""
 
+from pellucid.metrics.category_balance import CategoryBalance, category_balance
 from pellucid.metrics.category_purity import CategoryPurity, category_purity
 from pellucid.metrics.decision_sparsity import DecisionSparsity, decision_sparsity
 from pellucid.metrics.location_instability import (
@@ -14,6 +15,7 @@ from pellucid.metrics.part_purity import PartPurity, part_purity
 from pellucid.metrics.part_stability import PartStability, part_stability, perturb
 
 __all__ = [
+    "CategoryBalance",
     "CategoryPurity",
     "DecisionSparsity",
     "LocationInstability",
@@ -22,6 +24,7 @@ __all__ = [
     "PartInterpretability",
     "PartPurity",
     "PartStability",
+    "category_balance",
     "category_purity",
     "decision_sparsity",
     "location_instability",

@@ -35,11 +35,12 @@ def upsampled_peaks(
     height, width = image_size
     flat = rearrange(maps, "b u h w -> (b u) h w")
     slack = _EQUAL_VALUES * flat.abs().amax((1, 2))
-    # Upsampled maps stay in a core's cache, or fill a GPU.
-    step = max(1, (2**19 if maps.device.type == "cpu" else 2**26) // (height * width))
+    find = _peaks_by_row if maps.device.type == "cpu" else _peaks_of_all
+    # A few rows of each map stay in a core's cache; all of many fill a GPU.
+    step = max(1, (2**23 if maps.device.type == "cpu" else 2**26) // (height * width))
     pixel = torch.cat(
         [
-            _first_peak(_upsample(some, height, width), tolerated)
+            find(some, tolerated, image_size)
             for some, tolerated in zip(
                 torch.split(flat, step), torch.split(slack, step), strict=True
             )
@@ -112,29 +113,49 @@ def check_share(name: str, share: float, usual: str) -> None:
         )
 
 
-def _upsample(maps: Tensor, height: int, width: int) -> Tensor:
-    """(N, h, w) to (N, height, width), bicubic."""
-    if maps.device.type != "cpu":
-        return F.interpolate(maps.unsqueeze(0), size=(height, width), mode="bicubic")[0]
-    # As two products, on the CPU six times as fast as the interpolation.
-    down, across = _weights(maps.shape[1], height), _weights(maps.shape[2], width)
-    # Mixed precision would move peaks.
-    with torch.autocast("cpu", enabled=False):
-        return down @ maps @ across.T
-
-
 def _weights(cells: int, pixels: int) -> Tensor:
     """(pixels, cells) weight of each cell in each pixel: how unit vectors are interpolated."""
     unit = torch.eye(cells)[None, None]
     return F.interpolate(unit, size=(pixels, cells), mode="bicubic")[0, 0]
 
 
-def _first_peak(maps: Tensor, slack: Tensor) -> Tensor:
-    """(N, 2) column and row of the first of the greatest values of (N, H, W) maps, as float."""
+def _peaks_of_all(maps: Tensor, slack: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """(N, 2) column and row of the first of the greatest values of upsampled (N, h, w) maps."""
+    large = F.interpolate(maps.unsqueeze(0), size=image_size, mode="bicubic")[0]
     # Row by row: argmax over all pixels takes seven times as long.
-    rows = maps.amax(2)
+    rows = large.amax(2)
     least = rows.amax(1, keepdim=True) - slack.unsqueeze(1)
     row = (rows >= least).byte().argmax(1)
-    line = maps[torch.arange(len(maps), device=maps.device), row]
+    line = large[torch.arange(len(large), device=large.device), row]
     column = (line >= least).byte().argmax(1)
     return torch.stack((column, row), 1).float()
+
+
+def _peaks_by_row(maps: Tensor, slack: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """The same, of those rows alone that can hold the peak: a tenth of the time on a CPU."""
+    down, across = (_weights(*pair) for pair in zip(maps.shape[1:], image_size, strict=True))
+    pixel = torch.zeros(len(maps), 2)
+    # A constant map, as that of a unit that does not fire, has its peak in the first pixel.
+    (varied,) = (maps.amax((1, 2)) > maps.amin((1, 2))).nonzero(as_tuple=True)
+    if not len(varied):
+        return pixel
+    slack = slack[varied]
+    # Mixed precision would move peaks.
+    with torch.autocast("cpu", enabled=False):
+        tall = down @ maps[varied]
+        # Weights sum to one, those below zero to no less than -dip: no value of a row is above.
+        high, low = tall.amax(2), tall.amin(2)
+        dip = -across.clamp(max=0).sum(1).min()
+        bound = high + dip * (high - low)
+        leader = tall[torch.arange(len(tall)), high.argmax(1)] @ across.T
+        reached = leader.amax(1) - 2 * slack
+        plane, row = (bound >= reached.unsqueeze(1)).nonzero(as_tuple=True)
+        lines = tall[plane, row] @ across.T
+    peak = lines.amax(1)
+    best = torch.full_like(slack, -torch.inf).scatter_reduce(0, plane, peak, "amax")
+    least = (best - slack)[plane]
+    (kept,) = (peak >= least).nonzero(as_tuple=True)
+    first = kept[torch.searchsorted(plane[kept], torch.arange(len(tall)))]
+    column = (lines[first] >= least[first].unsqueeze(1)).byte().argmax(1)
+    pixel[varied] = torch.stack((column, row[first]), 1).float()
+    return pixel

@@ -9,12 +9,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from einops import rearrange, reduce, repeat
+from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn import functional as F
 
 from pellucid.metrics import plots
 from pellucid.metrics.mask_grid import chunks, masks_on_grid
+from pellucid.metrics.part_hits import (
+    CANDIDATES,
+    GREATEST,
+    add_all_hits,
+    add_hits_above,
+    candidate,
+    histogram,
+    levels_of,
+)
 from pellucid.metrics.part_metric import PartMetric, check_maps, check_shape
 
 if TYPE_CHECKING:
@@ -24,16 +33,6 @@ if TYPE_CHECKING:
 QUANTILE = 0.005
 IOU_THRESHOLD = 0.2
 RESOLUTION = 56
-
-# Candidates for a threshold are the floats whose lowest 17 of 23 bits of mantissa are zero:
-# (1 + m / 64) 2^e. The greatest one below x > 0 is then a matter of integer arithmetic on x's bits.
-_BITS = 6
-_SHIFT = 23 - _BITS
-_OCTAVES = 24
-_LEAST = (127 - _OCTAVES) << _BITS
-CANDIDATES = 2 * _OCTAVES << _BITS
-"""Number of candidates, from 2^-24 to just below 2^24."""
-LEAST, GREATEST = 2.0**-_OCTAVES, 2.0**_OCTAVES
 
 
 def part_interpretability(
@@ -115,68 +114,6 @@ def _summary(rates: Tensor) -> Tensor:
     return best.masked_fill(best < 0, torch.nan).mean()
 
 
-def _levels(values: Tensor) -> Tensor:
-    """How many candidates are not below each value, from 0 to ``CANDIDATES``, as int32."""
-    # Strictly below: one is taken off the bits, so that a candidate is not below itself.
-    passed = (values.view(torch.int32) - 1) >> _SHIFT
-    return passed.sub_(_LEAST + CANDIDATES - 1).neg_().clamp_(0, CANDIDATES)
-
-
-def _candidate(level: Tensor) -> Tensor:
-    """The candidate of a level; they fall from level 0 on."""
-    return ((_LEAST + CANDIDATES - 1 - level).int() << _SHIFT).view(torch.float32)
-
-
-def _histogram(levels: Tensor, size: int) -> Tensor:
-    """(N, size) int64 counts of each level in (N, M) levels, all below ``size``."""
-    first = torch.arange(0, len(levels) * size, size, dtype=torch.int32, device=levels.device)
-    keys = (levels + first.unsqueeze(1)).flatten().long()
-    return torch.bincount(keys, minlength=len(levels) * size).view(-1, size)
-
-
-def _histogram_inside(levels: Tensor, masks: Tensor, size: int) -> Tensor:
-    """(B, P, U, size) counts of (B, U, M) levels inside each of (B, P, M) masks."""
-    (batch, units), parts = levels.shape[:2], masks.shape[1]
-    image, part, pixel = masks.nonzero(as_tuple=True)
-    row = rearrange((image * parts + part) * units, "n -> n 1")
-    row = row + torch.arange(units, device=levels.device)
-    keys = row * size + levels[image, :, pixel]
-    counts = torch.bincount(keys.flatten(), minlength=batch * parts * units * size)
-    return counts.view(batch, parts, units, size)
-
-
-def _add_hits(hits: Tensor, maps: Tensor, masks: Tensor, iou_threshold: float) -> None:
-    """Count for each candidate threshold the images in which a unit hits a part.
-
-    Args:
-        hits: (U, P, CANDIDATES) int32, added to in place.
-        maps: (B, U, h, w) float32.
-        masks: (B, P, H, W) bool, empty where the part is not shown.
-        iou_threshold: Least IoU.
-    """
-    large = F.interpolate(maps, size=masks.shape[-2:], mode="bilinear")
-    levels, masks = _levels(large.flatten(2)), masks.flatten(2)
-    # Above the greatest activation nothing fires, below the least one all is as at it: often
-    # half of the candidates, or more.
-    first = int(levels.amin())
-    last = int(levels.masked_fill(levels == CANDIDATES, -1).amax())
-    if last < 0:
-        return
-    size = last - first + 2
-    levels = levels.sub_(first).clamp_(max=size - 1)
-    everywhere = rearrange(
-        _histogram(levels.flatten(0, 1), size), "(b u) c -> b 1 u c", b=len(maps)
-    )
-    area = everywhere[..., :-1].float().cumsum(-1)
-    both = _histogram_inside(levels, masks, size)[..., :-1].float().cumsum(-1)
-    either = area + reduce(masks.float(), "b p m -> b p 1 1", "sum") - both
-    # 0 / 0, where a part is not shown, is NaN and no hit.
-    hit = both.div_(either) > iou_threshold
-    new = rearrange(hit.sum(0, dtype=torch.int32), "p u c -> u p c")
-    hits[..., first : last + 1] += new
-    hits[..., last + 1 :] += new[..., -1:]
-
-
 class PartInterpretability(PartMetric):
     """How often units fire on one part, as a share of the images; higher is better.
 
@@ -201,6 +138,9 @@ class PartInterpretability(PartMetric):
         iou_threshold: Least IoU of a hit, from 0 to below 1.
         resolution: Pixels of the longer side of the grid on which areas are counted, see
             :func:`part_interpretability`.
+        num_images: At least as many images as all processes together will see before
+            :meth:`reset`. Activations that cannot reach the threshold any more are then passed
+            over, which saves most of the time and changes no figure. None: not known.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -208,7 +148,7 @@ class PartInterpretability(PartMetric):
 
     higher_is_better = True
     positions: Tensor
-    hits: Tensor
+    changes: Tensor
     images: Tensor
 
     def __init__(
@@ -218,17 +158,20 @@ class PartInterpretability(PartMetric):
         quantile: float = QUANTILE,
         iou_threshold: float = IOU_THRESHOLD,
         resolution: int | None = RESOLUTION,
+        num_images: int | None = None,
     ) -> None:
         super().__init__(num_units, part_names)
         _check_options(quantile, iou_threshold, resolution)
         self.quantile, self.iou_threshold = quantile, iou_threshold
-        self.resolution = resolution
+        if num_images is not None and num_images < 1:
+            raise ValueError(f"num_images must be at least 1 or null, got {num_images}")
+        self.resolution, self.num_images, self._cells = resolution, num_images, 0
         parts = len(self.part_names)
         # Candidates fall from left to right.
         positions = torch.zeros(num_units, CANDIDATES + 1, dtype=torch.int64)
-        hits = torch.zeros(num_units, parts, CANDIDATES, dtype=torch.int32)
+        changes = torch.zeros(num_units, parts, CANDIDATES, dtype=torch.int32)
         self.add_state("positions", positions, dist_reduce_fx="sum")
-        self.add_state("hits", hits, dist_reduce_fx="sum")
+        self.add_state("changes", changes, dist_reduce_fx="sum")
         self.add_state("images", torch.zeros(parts, dtype=torch.int64), dist_reduce_fx="sum")
         self._thresholds: Tensor
 
@@ -240,18 +183,45 @@ class PartInterpretability(PartMetric):
         # Adding zero makes -0, whose bits are those of a huge number, to +0.
         maps = check_maps(maps, least=0.0, greatest=GREATEST) + 0.0
         # Not in place: a state that was reset in inference mode could not be changed outside it.
-        levels = _levels(rearrange(maps, "b u h w -> u (b h w)"))
-        self.positions = self.positions + _histogram(levels, CANDIDATES + 1)
+        levels = levels_of(rearrange(maps, "b u h w -> u (b h w)"))
+        self.positions = self.positions + histogram(levels, CANDIDATES + 1)
         masks, shown = masks_on_grid(part_masks, part_visible, self.resolution)
-        self.hits = self.hits.clone()
-        for part in chunks(maps, masks):
-            _add_hits(self.hits, maps[part], masks[part], self.iou_threshold)
+        self.changes = self.changes.clone()
+        lowest = self._lowest(maps.shape[2] * maps.shape[3])
+        if lowest is None:
+            for part in chunks(maps, masks):
+                add_all_hits(self.changes, maps[part], masks[part], self.iou_threshold)
+        else:
+            add_hits_above(self.changes, maps, masks, self.iou_threshold, lowest)
         self.images = self.images + shown.sum(0)
+
+    def _lowest(self, cells: int) -> Tensor | None:
+        """(U,) number of the lowest candidate that can still be next to the unit's threshold.
+
+        None where for most units any can, as long as few images have been seen.
+        """
+        if self.num_images is None:
+            return None
+        self._cells = max(self._cells, cells)
+        self._check_total(int(self.positions[0].sum()))
+        allowed = _allowed(self.quantile, self.num_images * cells)
+        # However many positions follow, more than are allowed are above this one.
+        lowest = (self.positions[:, :-1].cumsum(-1) <= allowed).sum(-1)
+        return lowest if int((lowest < CANDIDATES).sum()) * 2 > self.num_units else None
+
+    def _check_total(self, total: int) -> None:
+        if self.num_images is not None and total > self.num_images * self._cells > 0:
+            raise ValueError(
+                f"num_images is {self.num_images}, but more were seen (or maps of another size); "
+                "give a greater one or null"
+            )
 
     def compute(self) -> Tensor:
         """The mean over units of the greatest share over parts."""
         above = self.positions[:, :-1].cumsum(-1)
         total = int(self.positions[0].sum())
+        # Each process alone may have kept to the limit.
+        self._check_total(total)
         allowed = _allowed(self.quantile, total)
         # The lowest candidate with few enough positions above it; there is always the highest.
         upper = ((above <= allowed).sum(-1, keepdim=True) - 1).clamp(min=0)
@@ -261,11 +231,12 @@ class PartInterpretability(PartMetric):
         first, last = above.gather(-1, upper), above.gather(-1, lower)
         way = (allowed + 1 - first) / (last - first + 1)
         way = torch.where(lower > upper, way, 0.0)
-        self._thresholds = torch.lerp(_candidate(upper), _candidate(lower), way).squeeze(-1)
+        self._thresholds = torch.lerp(candidate(upper), candidate(lower), way).squeeze(-1)
         if not total:
             self._thresholds = torch.full_like(self._thresholds, torch.nan)
+        counts = self.changes.cumsum(-1)
         between = [
-            self.hits.gather(-1, repeat(end, "u 1 -> u p 1", p=len(self.part_names))).squeeze(-1)
+            counts.gather(-1, repeat(end, "u 1 -> u p 1", p=len(self.part_names))).squeeze(-1)
             for end in (upper, lower)
         ]
         hits = torch.lerp(between[0].float(), between[1].float(), way)

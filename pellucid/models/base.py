@@ -19,6 +19,7 @@ from pellucid.models.backbones import (
     normalisation_of,
 )
 from pellucid.models.explanation import Explanation
+from pellucid.models.unit_metrics import UnitMetrics, watch
 
 Stage = Literal["train", "val", "test", "all"]
 
@@ -54,11 +55,17 @@ class InterpretableModel(pl.LightningModule, ABC):
     """Figure by which the best checkpoint is chosen."""
     mode: ClassVar[Literal["min", "max"]] = "min"
     """Whether a smaller or a larger ``monitor`` is better."""
+    num_units: int | None = None
+    """Number of units that the metrics of units measure in every run. :meth:`step` then returns
+    ``maps`` (B, U, h, w) and, in tests, what :meth:`lacks` does not name, and so does
+    :meth:`explain`. None: no metrics of units, unless ``unit_metrics`` names a layer."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stage_metrics = nn.ModuleDict()
         self.skipped_metrics: dict[str, str] = {}
+        self.unit_metrics = UnitMetrics()
+        self._suite: dict[Stage, frozenset[str]] = {}
         self._normalisation: Normalisation | None = None
         self._test_stage: Stage = "test"
 
@@ -83,6 +90,32 @@ class InterpretableModel(pl.LightningModule, ABC):
             batch: The batch; needs ``image`` only.
             target: (B,) int64, the class whose score is explained; None: the predicted one.
         """
+
+    @property
+    def unit_grid(self) -> tuple[float, float] | None:
+        """Stride and offset in pixels of the cells of ``maps``; None: they tile the image."""
+        return None
+
+    def lacks(self) -> Mapping[str, str]:
+        """Why the model's own units cannot be judged by a metric, by its key.
+
+        A model whose ``step`` returns ``contributions`` (B, U) in tests, what each unit adds to the
+        score of the predicted class, leaves ``decision_sparsity`` out of it.
+        """
+        needs = "needs what each unit adds to the score"
+        return {"decision_sparsity": f"{needs}, which {type(self).__name__} does not tell"}
+
+    def votes(self) -> Tensor | None:
+        """How each of the model's own units votes, (U, K) in logits; None: no vote of its own.
+
+        The vote for a class is what one standard deviation of the unit's pooled activation adds to
+        the score of the class.
+        """
+        return None
+
+    def assigned_categories(self) -> Tensor | None:
+        """(U,) int64, the category that training assigned to each unit; None: it assigned none."""
+        return None
 
     @property
     def loaded_weights(self) -> Loaded | None:
@@ -155,9 +188,12 @@ class InterpretableModel(pl.LightningModule, ABC):
             return
         stages: tuple[Stage, ...] = get_args(Stage)
         for name in stages:
-            metrics = nn.ModuleDict(self.make_metrics(data, name)).to(self.device)
+            suite, skipped = self.unit_metrics.make(self, data, name)
+            self._suite[name] = frozenset(suite)
+            metrics = {**self.make_metrics(data, name), **suite}
+            self.skipped_metrics |= skipped
             # A ModuleDict takes no key that is a method's name, as "train" is.
-            self.stage_metrics[f"on_{name}"] = metrics
+            self.stage_metrics[f"on_{name}"] = nn.ModuleDict(metrics).to(self.device)
 
     def metrics_of(self, stage: Stage) -> dict[str, Metric]:
         """The metrics of a stage by name; empty before :meth:`setup`."""
@@ -175,7 +211,8 @@ class InterpretableModel(pl.LightningModule, ABC):
             self._test_stage = before
 
     def _step_and_log(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
-        outputs = self.step(batch, stage)
+        with watch(self, None if stage == "train" else self.unit_metrics.layer) as seen:
+            outputs = self.step(batch, stage)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, StepCallback):
                 callback.on_step(self.trainer, outputs, stage)
@@ -184,7 +221,11 @@ class InterpretableModel(pl.LightningModule, ABC):
         self.log_dict(scalars, batch_size=size, on_step=False, on_epoch=True, sync_dist=True)
         if metrics := self.metrics_of(stage):
             detached = {k: v.detach() for k, v in outputs.items()}
-            self.update_metrics(metrics, detached, batch)
+            suite = {name: metrics[name] for name in metrics if name in self._suite[stage]}
+            own = {name: metric for name, metric in metrics.items() if name not in suite}
+            self.update_metrics(own, detached, batch)
+            if suite:
+                self.unit_metrics.update(self, suite, detached, batch, seen)
             for name, metric in metrics.items():
                 self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=size)
         return outputs

@@ -83,6 +83,11 @@ class FineTunedModel(InterpretableModel):
         self._cache = FeatureCache() if cache_frozen else None
         self._freeze(self.frozen_stages)
 
+    @property
+    def unit_grid(self) -> tuple[float, float] | None:
+        """That of the backbone's maps, on whose cells those of the layers on top lie."""
+        return self.backbone.grid
+
     def features(self, batch: Batch, stage: Stage) -> Tensor:
         """The backbone's maps of a batch (B, C, h, w), with what is cached of frozen stages."""
         return self.backbone.run(self._frozen_features(batch, stage), self.frozen_stages, None)

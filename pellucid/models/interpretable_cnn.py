@@ -37,7 +37,6 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from pellucid.batch import Batch
 from pellucid.losses.filter_loss import Assignment, FilterLoss
-from pellucid.metrics import LocationInstability, PartInterpretability
 from pellucid.metrics.location_instability import peak_positions
 from pellucid.models.base import Stage
 from pellucid.models.explanation import Explanation
@@ -160,7 +159,8 @@ class InterpretableCNN(FineTunedModel):
             cache_frozen=cache_frozen,
         )
         self.save_hyperparameters()
-        self.num_classes, self.head, self.filter_loss_warmup = num_classes, head, filter_loss_warmup
+        self.num_classes, self.num_units, self.head = num_classes, num_units, head
+        self.filter_loss_warmup = filter_loss_warmup
         self.filter_loss_weight, self.top_filter_loss_weight = filter_loss_weight, top_weight
         channels = self.backbone.channels
         self.added = nn.Sequential(
@@ -211,6 +211,8 @@ class InterpretableCNN(FineTunedModel):
         scores = self.scores(added)
         loss = classification = self._classification_loss(scores, label)
         outputs = {"classification_loss": classification, "scores": scores, "maps": added}
+        if stage in ("test", "all"):
+            outputs["contributions"] = self._contributions(added, self._predicted(scores))[0]
         share = self._warmth() if stage == "train" else 1.0
         for name, weight, maps in (
             ("filter_loss", self.filter_loss_weight, added),
@@ -237,34 +239,43 @@ class InterpretableCNN(FineTunedModel):
 
     def make_metrics(self, data: Any, stage: Stage) -> Mapping[str, Metric]:
         """See :meth:`InterpretableModel.make_metrics`."""
-        metrics: dict[str, Metric] = {
-            "accuracy": MulticlassAccuracy(self.num_classes, average="micro")
-        }
-        if stage == "train":  # every epoch costs enough without them
-            return metrics
-        units, names = self.classifier.in_features, tuple(data.part_names)
-        if self.can_measure("location_instability", data, {"parts", "part_visible"}):
-            metrics["location_instability"] = LocationInstability(units, names)
-        if self.can_measure("part_interpretability", data, {"part_masks", "part_visible"}):
-            metrics["part_interpretability"] = PartInterpretability(units, names)
-        return metrics
+        return {"accuracy": MulticlassAccuracy(self.num_classes, average="micro")}
 
     def update_metrics(
         self, metrics: Mapping[str, Metric], outputs: dict[str, Tensor], batch: Batch
     ) -> None:
         """See :meth:`InterpretableModel.update_metrics`."""
         metrics["accuracy"].update(outputs["scores"], batch["label"])
-        maps = outputs["maps"]
-        if "location_instability" in metrics:
-            height, width = batch["image"].shape[-2:]
-            place = {"index": batch.get("index"), "grid": self.backbone.grid}
-            metrics["location_instability"].update(
-                maps, batch["parts"], batch["part_visible"], (height, width), **place
-            )
-        if "part_interpretability" in metrics:
-            metrics["part_interpretability"].update(
-                maps, batch["part_masks"], batch["part_visible"]
-            )
+
+    def lacks(self) -> Mapping[str, str]:
+        """See :meth:`InterpretableModel.lacks`."""
+        if self.head != "sigmoid":
+            return {}
+        return {"category_balance": "needs several categories, and head is 'sigmoid': one"}
+
+    def votes(self) -> Tensor | None:
+        """See :meth:`InterpretableModel.votes`; what the classifier reads deviates by one."""
+        return None if self.head == "sigmoid" else self.classifier.weight.detach().T
+
+    def assigned_categories(self) -> Tensor | None:
+        """See :meth:`InterpretableModel.assigned_categories`."""
+        return self.filter_loss.categories if self.filter_loss_weight > 0 else None
+
+    def _predicted(self, scores: Tensor) -> Tensor:
+        """(B,) the class to explain: a sigmoid has one score, of class 1."""
+        return scores.argmax(1) if self.head != "sigmoid" else torch.ones_like(scores[:, 0]).long()
+
+    def _contributions(self, maps: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, U) what each filter adds to the target's score, and (B,) the score without any."""
+        row = torch.zeros_like(target) if self.head == "sigmoid" else target
+        norm = self.pooled_norm
+        weight = self.classifier.weight[row] / (cast(Tensor, norm.running_var) + norm.eps).sqrt()
+        contributions = weight * reduce(self.added_template(maps), "b u h w -> b u", "mean")
+        bias = self.classifier.bias[row] - weight @ cast(Tensor, norm.running_mean)
+        if self.head == "sigmoid":  # class 0 has the score 0 and is spoken for by nothing
+            contributions = contributions * rearrange(target == 1, "b -> b 1")
+            bias = bias * (target == 1)
+        return contributions, bias
 
     @torch.no_grad()
     def explain(self, batch: Batch, target: Tensor | None = None) -> Explanation:
@@ -274,19 +285,9 @@ class InterpretableCNN(FineTunedModel):
         ``contributions.sum(1) + bias`` is the target's score to rounding.
         """
         _, maps = self.maps(batch["image"])
-        masked = self.added_template(maps)
         scores = self.scores(maps)
-        if target is None:
-            target = scores.argmax(1) if self.head != "sigmoid" else torch.ones_like(scores[:, 0])
-        target = target.long()
-        row = torch.zeros_like(target) if self.head == "sigmoid" else target
-        norm = self.pooled_norm
-        weight = self.classifier.weight[row] / (cast(Tensor, norm.running_var) + norm.eps).sqrt()
-        contributions = weight * reduce(masked, "b u h w -> b u", "mean")
-        bias = self.classifier.bias[row] - weight @ cast(Tensor, norm.running_mean)
-        if self.head == "sigmoid":  # class 0 has the score 0 and is spoken for by nothing
-            contributions = contributions * rearrange(target == 1, "b -> b 1")
-            bias = bias * (target == 1)
+        target = self._predicted(scores) if target is None else target.long()
+        contributions, bias = self._contributions(maps, target)
         height, width = batch["image"].shape[-2:]
         return Explanation(
             scores=scores,

@@ -78,6 +78,82 @@ FIGURES: dict[str, Figure] = {
             "mean over units (Zhang, Wu and Zhu, 2018)."
         ),
     ),
+    "part_purity": Figure(
+        label="Part purity",
+        better="higher",
+        unit="of patches",
+        over_parts="max",
+        definition=(
+            "Share of a unit's ten strongest image patches that contain one and the same landmark, "
+            "of those in whose image it is visible: the best landmark of each unit, mean over "
+            "units (Nauta et al., 2023)."
+        ),
+    ),
+    "part_consistency": Figure(
+        label="Part consistency",
+        better="higher",
+        unit="of units",
+        over_parts="max",
+        definition=(
+            "Share of the units around whose strongest position the same landmark is found in at "
+            "least 80 % of the images of the unit's category (Huang et al., 2023)."
+        ),
+    ),
+    "part_stability": Figure(
+        label="Part stability",
+        better="higher",
+        unit="of images",
+        definition=(
+            "Share of images in which noise that is hardly to be seen leaves a unit on the same "
+            "landmarks, mean over units; of about 250 images, evenly spread (Huang et "
+            "al., 2023). A unit that is on no landmark is stable as well."
+        ),
+    ),
+    "network_dissection": Figure(
+        label="Unique detectors",
+        better="higher",
+        unit="parts",
+        whole=True,
+        over_parts="max",
+        definition=(
+            "Network dissection: number of parts that have a detector, a unit whose top 0.5 % of "
+            "activations and the part's masks have an IoU above 0.04 over the whole data set (Bau "
+            "et al., 2017)."
+        ),
+    ),
+    "detectors": Figure(
+        label="Detectors",
+        better="higher",
+        unit="units",
+        whole=True,
+        definition="Network dissection: number of units that detect a part (Bau et al., 2017).",
+    ),
+    "category_purity": Figure(
+        label="Category purity",
+        better="higher",
+        unit="of images",
+        definition=(
+            "Share of a unit's ten strongest images that are of one category, mean over units."
+        ),
+    ),
+    "category_balance": Figure(
+        label="Category balance",
+        unit="of the greatest entropy",
+        definition=(
+            "How evenly units are spread over categories, a unit's category being the one whose "
+            "images activate it most: entropy of the counts, 1 where all categories have as many "
+            "units, 0 where all units are of one."
+        ),
+    ),
+    "decision_sparsity": Figure(
+        label="Decision sparsity",
+        better="lower",
+        unit="units",
+        definition=(
+            "How many units a person must look at for 90 % of what all units add to the score of "
+            "the predicted class, in size, whether they speak for or against it: mean over images."
+        ),
+    ),
     "loss": Figure(
         label="Loss",
         better="lower",
@@ -117,6 +193,37 @@ FIGURES: dict[str, Figure] = {
 UNIT_FIGURES: dict[str, Figure] = {
     "location_instability": FIGURES["location_instability"],
     "part_interpretability": FIGURES["part_interpretability"],
+    "part_purity": FIGURES["part_purity"],
+    "part_consistency": Figure(
+        label="Part consistency",
+        better="higher",
+        unit="of images",
+        over_parts="max",
+        definition=(
+            "Share of the images of the unit's category in which the landmark is found around the "
+            "unit's strongest position: the best landmark. From 0.8 on the unit is consistent."
+        ),
+    ),
+    "part_stability": FIGURES["part_stability"],
+    "network_dissection": Figure(
+        label="Dissection IoU",
+        better="higher",
+        over_parts="max",
+        definition=(
+            "IoU of the places of the unit's top 0.5 % of activations with the masks of a part, "
+            "over the whole data set: the best part. Above 0.04 the unit is its detector."
+        ),
+    ),
+    "category_purity": FIGURES["category_purity"],
+    "decision_sparsity": Figure(
+        label="Carries the score",
+        unit="of images",
+        percent=True,
+        definition=(
+            "Share of images in which the unit is among the fewest that make up 90 % of what all "
+            "units add to the score."
+        ),
+    ),
     "position_spread": Figure(
         label="Position spread",
         better="lower",
@@ -146,6 +253,11 @@ UNIT_FIGURES: dict[str, Figure] = {
         ),
     ),
 }
+
+
+def unit_figure(name: str) -> Figure:
+    """The figure of that name of a single unit; that of all units where they are alike."""
+    return UNIT_FIGURES.get(name) or figure(name)
 
 
 def figure(name: str) -> Figure:

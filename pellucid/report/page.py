@@ -4,8 +4,6 @@ Everything is inside the file: pictures as data URIs, curves as inline SVG, styl
 of script. It loads nothing, so it can be mailed, archived and opened anywhere.
 """
 
-import base64
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -15,11 +13,11 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from jinja2 import Environment, FileSystemLoader
-from PIL import Image
 
 from pellucid import __version__
 from pellucid.report import curves, scatter
-from pellucid.report.glossary import UNIT_FIGURES, Figure, figure
+from pellucid.report.embed import embed
+from pellucid.report.glossary import FIGURES, UNIT_FIGURES, Figure, figure, unit_figure
 from pellucid.report.results import make_headlines, make_skipped, make_table, make_verdict
 from pellucid.report.runs import Run, read_runs
 from pellucid.report.tradeoff import Tradeoff, find_tradeoff, is_many, make_rows, make_summary
@@ -28,6 +26,7 @@ from pellucid.report.tradeoff import Tradeoff, find_tradeoff, is_many, make_rows
 _PICTURE_BYTES = 5_400_000
 _LEAST_BYTES, _MOST_BYTES = 8_000, 40_000
 _SHEET_SHARE = 0.8
+_VOTES_BYTES = 400_000
 
 _ELSEWHERE = {"metrics", "skipped", "experiment", "model", "data"}
 
@@ -40,6 +39,15 @@ class Shown:
     value: float | None
     detail: str
     """Its values per part, as a line of text."""
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Which units of a run vote for which class, as the page shows it."""
+
+    picture: str
+    text: str
+    alt: str
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,7 @@ def render(runs: Sequence[Run]) -> str:
         plot=(curves.WIDTH, curves.HEIGHT, curves.LEFT, curves.RIGHT),
         unit_figures=list(keys.values()),
         cards=cards,
+        votes=[_make_votes(r) if d else None for r, d in zip(runs, drawn, strict=True)],
         categories=categories,
         provenance=_provenance(runs),
         version=__version__,
@@ -164,7 +173,7 @@ def _unit_figures(runs: Sequence[Run]) -> dict[str, Figure]:
         if key not in hidden and _is_number(value)
     }
     known = [key for key in UNIT_FIGURES if key in found]
-    return {key: figure(key) for key in known + sorted(found - set(known))}
+    return {key: unit_figure(key) for key in known + sorted(found - set(known))}
 
 
 def _make_cards(run: Run, keys: dict[str, Figure], limit: int) -> list[UnitCard]:
@@ -207,8 +216,8 @@ def _make_card(
         number=number,
         category=category,
         best_part=str(entry.get("best_part") or ""),
-        sheet=_embed(run, entry.get("images"), sheet_limit, missing),
-        position=_embed(run, entry.get("position_image"), limit - sheet_limit, missing),
+        sheet=embed(run, entry.get("images"), sheet_limit, missing),
+        position=embed(run, entry.get("position_image"), limit - sheet_limit, missing),
         alt=f"{name} of {run.label}",
         figures=tuple(_show(entry, key, known) for key, known in keys.items()),
         classes=tuple(
@@ -216,6 +225,26 @@ def _make_card(
             for c, mean in sorted(means.items(), key=lambda item: -item[1])[:10]
         ),
     )
+
+
+def _make_votes(run: Run) -> Votes | None:
+    """Filters and categories of a run; None where its units vote for no classes."""
+    found = run.categories
+    missing: list[str] = []
+    picture = embed(run, found.get("picture"), _VOTES_BYTES, missing) if found else ""
+    if not picture:
+        return None
+    counts = found.get("units")
+    counts = {c: n for c, n in counts.items() if _is_number(n)} if isinstance(counts, dict) else {}
+    known = FIGURES["category_balance"]
+    how = "as training assigned them" if found.get("assigned") else "by strongest mean activation"
+    parts = [f"Categories {how}; balance {known.write(found.get('balance'))}"]
+    if counts:
+        most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+        parts.append(f"most units: {most} ({counts[most]}), fewest: {least} ({counts[least]})")
+    if _is_number(share := found.get("agreement")):
+        parts.append(f"{100 * share:.0f} % of the units vote most for their own category")
+    return Votes(picture, "; ".join(parts) + ".", f"Votes of the units of {run.label}")
 
 
 def _show(entry: dict[str, Any], key: str, known: Figure) -> Shown:
@@ -229,42 +258,6 @@ def _show(entry: dict[str, Any], key: str, known: Figure) -> Shown:
 
 def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
-
-
-def _embed(run: Run, name: Any, limit: int, missing: list[str]) -> str:
-    """A picture of the run directory as a data URI, small enough; empty where there is none."""
-    if not isinstance(name, str):
-        missing.append("(units.json names no file)")
-        return ""
-    path = (run.path / name).resolve()
-    if not path.is_relative_to(run.path):
-        missing.append(f"{name} (outside of the run directory)")
-        return ""
-    try:
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as picture:
-            kind = picture.format
-            if len(data) > limit or kind not in ("JPEG", "PNG"):
-                data, kind = _shrink(picture.convert("RGB"), limit), "JPEG"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        missing.append(f"{name} ({error})")
-        return ""
-    return f"data:image/{str(kind).lower()};base64,{base64.b64encode(data).decode()}"
-
-
-def _shrink(picture: Image.Image, limit: int) -> bytes:
-    """The best JPEG of at most ``limit`` bytes, first coarser, then smaller."""
-    data = b""
-    for scale in (1.0, 0.85, 0.7, 0.5, 0.35):
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        small = picture if scale == 1 else picture.resize(size, Image.Resampling.LANCZOS)
-        for quality in (78, 66, 54):
-            buffer = io.BytesIO()
-            small.save(buffer, "JPEG", quality=quality, optimize=True)
-            data = buffer.getvalue()
-            if len(data) <= limit:
-                return data
-    return data
 
 
 def _provenance(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
@@ -290,4 +283,6 @@ def _text(value: Any) -> str:
         return f"{value:,.1f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}" if abs(value) >= 1e5 else str(value)
+    if value is None:
+        return "—"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

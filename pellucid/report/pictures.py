@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pellucid.analysis.categories import UnitCategories
 from pellucid.analysis.units import UnitSummary
 from pellucid.logging import figure_picture
 from pellucid.metrics.location_instability import peak_positions
@@ -97,26 +98,23 @@ def save_units(
     per_unit: Mapping[str, Tensor] | None = None,
     part_names: Sequence[str] = (),
     *,
+    categories: UnitCategories | None = None,
     size: int = 112,
     progress: bool = True,
 ) -> Path:
     """Write the pictures and figures of a layer's units, which the report shows.
 
-    Writes ``units.json``, and under ``images/units`` for each unit a sheet of its strongest
-    images, three in a row, with the activation drawn over them (``unit_000.jpg``) and its position
-    (``position_000.jpg``).
+    Writes ``units.json``, whose path it returns, and under ``images/units`` a sheet of each unit's
+    strongest images with the activation drawn over them, and its position.
 
     Args:
         summary: What :func:`pellucid.analysis.units.collect_units` found.
         run_directory: The run; made if it is not there.
-        per_unit: Metrics by name, (U,) or (U, P) with one column per landmark or part; NaN where a
-            unit has no figure.
+        per_unit: Metrics by name, (U,) or (U, P), one column per part; NaN where there is none.
         part_names: Names of the P columns.
+        categories: The units' categories and votes; None: by strongest mean activation.
         size: Pixels of the longer side of each image.
-        progress: Whether to show a bar, which appears after two seconds.
-
-    Returns:
-        The path of ``units.json``.
+        progress: Whether to show a bar after two seconds.
 
     Raises:
         ValueError: If a metric has not one row per unit or not one column per part.
@@ -141,7 +139,8 @@ def save_units(
         mean, covariance = summary.position_mean[unit], summary.position_covariance[unit]
         points = summary.positions[unit]
         _save(draw_position(image, mean, covariance, points, size=size), position)
-        entry = describe_unit(summary, unit) | unit_metrics(per_unit, unit, part_names)
+        entry = describe_unit(summary, unit, categories)
+        entry |= unit_metrics(per_unit, unit, part_names)
         entry["images"] = sheet.relative_to(run_directory).as_posix()
         entry["position_image"] = position.relative_to(run_directory).as_posix()
         entries.append(without_nan(entry))

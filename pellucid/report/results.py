@@ -13,7 +13,23 @@ _STAGES = {
     "train": "Training split",
 }
 _TIMES = "\N{MULTIPLICATION SIGN}"
-_HEADLINES = ("accuracy", "location_instability", "part_interpretability")
+_HEADLINES = (
+    "accuracy",
+    "location_instability",
+    "part_interpretability",
+    "part_purity",
+    "part_consistency",
+)
+_FIRST = (
+    *_HEADLINES,
+    "part_stability",
+    "network_dissection",
+    "detectors",
+    "category_purity",
+    "category_balance",
+    "decision_sparsity",
+)
+"""Figures in the order of the tables, before all others."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +81,7 @@ def make_table(runs: Sequence[Run]) -> list[Stage]:
 
 def _rank(key: str) -> tuple[int, int, str]:
     stage, _, name = key.rpartition("/")
-    stages, first = list(_STAGES), list(_HEADLINES)
+    stages, first = list(_STAGES), list(_FIRST)
     return (
         stages.index(stage) if stage in stages else len(stages),
         first.index(name) if name in first else len(first),
@@ -132,7 +148,7 @@ def text_table(runs: Sequence[Run]) -> str:
     Returns:
         A table of the test split and one of all images; empty without figures.
     """
-    labels = {figure(name).label for name in _HEADLINES}
+    labels = {figure(name).label for name in _FIRST}
     tables: list[list[list[str]]] = []
     for stage in make_table(runs):
         rows = [row for row in stage.rows if row.figure.label in labels]
@@ -152,7 +168,8 @@ def text_table(runs: Sequence[Run]) -> str:
 
 def _text_row(row: Row) -> list[str]:
     # Not every terminal has the page's arrows.
-    first = f"{row.figure.label} ({row.figure.better} is better)"
+    better = row.figure.better
+    first = f"{row.figure.label} ({better} is better)" if better else row.figure.label
     return [first, *(f"{c.text} ({c.ratio})" if c.ratio else c.text for c in row.cells)]
 
 

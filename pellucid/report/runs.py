@@ -30,6 +30,8 @@ class Run:
     history: dict[str, dict[int, float]] = field(default_factory=dict)
     """By ``stage/name``, then by epoch."""
     units: list[dict[str, Any]] = field(default_factory=list)
+    categories: dict[str, Any] = field(default_factory=dict)
+    """Which units vote for which class; empty where they vote for none."""
     config: str = ""
     problems: list[str] = field(default_factory=list)
     """What is missing or broken, and what to do about it."""
@@ -107,6 +109,8 @@ def _read_run(path: Path) -> Run:
         run.problems.append(
             f"units.json: {len(units) - len(run.units)} entries are no objects and are left out."
         )
+    if (run.path / "categories.json").is_file():
+        run.categories = _read_json(run, "categories.json", dict, "no votes of the units") or {}
     _read_history(run)
     try:
         run.config = (run.path / "config.yaml").read_text(encoding="utf-8", errors="replace")

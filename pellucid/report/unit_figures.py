@@ -6,21 +6,33 @@ from typing import Any
 
 from torch import Tensor
 
+from pellucid.analysis.categories import UnitCategories
 from pellucid.analysis.units import UnitSummary
-from pellucid.report.glossary import figure
+from pellucid.report.glossary import unit_figure
 
 
-def describe_unit(summary: UnitSummary, unit: int) -> dict[str, Any]:
-    """What the summary alone says about a unit.
+def describe_unit(
+    summary: UnitSummary, unit: int, categories: UnitCategories | None = None
+) -> dict[str, Any]:
+    """What is known of a unit without its metrics.
+
+    Args:
+        summary: What the units fire at.
+        unit: Number of the unit.
+        categories: The units' categories and votes, if known.
 
     Returns:
-        Fields of ``units.json``: category (the class whose images activate the unit most), mean
-        activation per class, share of images on which it fires, position, strongest images.
+        Fields of ``units.json``: category (the class whose images activate the unit most, unless
+        categories are given), mean activation per class, share of images on which it fires,
+        position, strongest images, and the votes for each class, if known.
     """
     names = dict(enumerate(summary.class_names))
     means = summary.class_activation[unit].tolist()
     known = {c: mean for c, mean in enumerate(means) if not math.isnan(mean)}
     category = max(known, key=lambda c: known[c]) if any(m > 0 for m in known.values()) else None
+    if categories is not None:
+        own = int(categories.categories[unit])
+        category = None if own < 0 else own
     height, width = next(iter(summary.images.values())).shape[:2]
     spread = summary.position_covariance[unit].diagonal().sum().clamp(min=0).sqrt()
     entry: dict[str, Any] = {
@@ -42,8 +54,12 @@ def describe_unit(summary: UnitSummary, unit: int) -> dict[str, Any]:
             )
         ],
     }
-    if category is not None and len(known) > 1 and min(known.values()) >= 0:
-        entry["selectivity"] = known[category] / sum(known.values())
+    if categories is not None:
+        votes = categories.votes[unit].tolist()
+        entry["votes"] = dict(zip(categories.class_names, votes, strict=True))
+    total = sum(known.values())
+    if category in known and len(known) > 1 and min(known.values()) >= 0 and total > 0:
+        entry["selectivity"] = known[category] / total
     return entry
 
 
@@ -52,6 +68,7 @@ def unit_metrics(
 ) -> dict[str, Any]:
     """A unit's metrics: one figure each, those per part, and the part with the best one."""
     entry: dict[str, Any] = {}
+    judged = False
     for name, values in per_unit.items():
         if values.ndim == 1:
             entry[name] = float(values[unit])
@@ -59,13 +76,14 @@ def unit_metrics(
         parts = dict(zip(part_names, values[unit].tolist(), strict=True))
         known = {part: value for part, value in parts.items() if not math.isnan(value)}
         entry[f"{name}_by_part"] = parts
-        over = max if figure(name).over_parts == "max" else lambda v: sum(v) / len(v)
+        over = max if unit_figure(name).over_parts == "max" else lambda v: sum(v) / len(v)
         entry[name] = over(list(known.values())) if known else None
-        better = figure(name).pick()
+        better = unit_figure(name).pick()
         best = None if better is None or not known else better(known, key=lambda p: known[p])
         # Overlap with a part says more than a steady distance from it, whichever comes first.
-        if best is not None and ("best_part" not in entry or figure(name).better == "higher"):
-            entry["best_part"] = best
+        higher = unit_figure(name).better == "higher"
+        if best is not None and ("best_part" not in entry or (higher and not judged)):
+            entry["best_part"], judged = best, higher
     return entry
 
 

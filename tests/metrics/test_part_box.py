@@ -2,7 +2,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pellucid.metrics.part_box import _upsample, landmarks_in_box, upsampled_peaks
+from pellucid.metrics.part_box import (
+    _peaks_of_all,
+    _weights,
+    landmarks_in_box,
+    upsampled_peaks,
+)
 from tests.metrics.boxes import SIZE, bicubic, cubic_peak, images
 
 
@@ -18,8 +23,27 @@ def test_peaks_against_loops(size) -> None:
 def test_loops_and_products_interpolate_as_torch_does(size) -> None:
     maps = torch.randn(1, 2, 4, 5, generator=torch.Generator().manual_seed(0))
     large = F.interpolate(maps, size=size, mode="bicubic")[0]
-    torch.testing.assert_close(_upsample(maps[0], *size), large)
+    down, across = _weights(4, size[0]), _weights(5, size[1])
+    torch.testing.assert_close(down @ maps[0] @ across.T, large)
     torch.testing.assert_close(torch.tensor(bicubic(maps[0, 1].tolist(), *size)), large[1])
+
+
+@pytest.mark.parametrize("kind", ["rough", "smooth", "rare", "signed"])
+@pytest.mark.parametrize("cells", [(4, 5), (14, 14)])
+def test_rows_that_are_left_out_hold_no_peak(kind, cells) -> None:
+    """Against all rows of the library's own interpolation."""
+    maps = torch.rand(8, 20, *cells, generator=torch.Generator().manual_seed(3))
+    if kind == "smooth":
+        maps = F.avg_pool2d(maps, 3, 1, 1, count_include_pad=False)
+    elif kind == "rare":
+        maps = (maps - 0.97).relu()
+    elif kind == "signed":
+        maps = -maps.square() - 0.1
+    assert (maps.amax((2, 3)) > maps.amin((2, 3))).any()
+    size = (64, 90)
+    slack = 1e-5 * maps.abs().amax((2, 3)).flatten()
+    expected = _peaks_of_all(maps.flatten(0, 1), slack, size).view(8, 20, 2)
+    assert torch.equal(upsampled_peaks(maps, size), expected)
 
 
 def test_a_peak_lies_between_equal_cells() -> None:

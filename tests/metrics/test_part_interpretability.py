@@ -389,9 +389,9 @@ def on_one_of_two(first: list[int], second: list[int]) -> tuple[Tensor, Tensor, 
     for part in torch.tensor(first if dist.get_rank() == 0 else second).split(3):
         if len(part):
             metric.update(**rows(data, part))
-    before = metric.hits.clone()
+    before = metric.changes.clone()
     value = metric.compute()
-    assert torch.equal(metric.hits, before)
+    assert torch.equal(metric.changes, before)
     return value, metric.per_unit(), metric.thresholds()
 
 
@@ -488,3 +488,40 @@ def test_plots_of_a_metric_that_has_seen_nothing() -> None:
     figure, axes = metric.plot_unit(3, torch.zeros(3, 8, 8))
     figure.canvas.draw()
     assert [text.get_text() for text in axes.texts] == ["never shown"] * 2
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+@pytest.mark.parametrize("quantile", [0.02, 0.1])
+def test_passing_over_what_cannot_matter_changes_no_figure(scale, quantile) -> None:
+    generator = torch.Generator().manual_seed(7)
+    maps = torch.rand(60, 6, 8, 8, generator=generator).pow(3) * scale
+    maps[:, 1] *= torch.tensor([1000.0, 1.0]).repeat(30).view(-1, 1, 1)
+    maps[:, 2] = (maps[:, 2] - 0.9 * scale).relu()
+    maps[:, 3] = 0.0
+    maps[:, 4] = (maps[:, 4] * 8 / scale).round() * scale  # Many equal values.
+    masks = torch.zeros(60, 2, 32, 32, dtype=torch.bool)
+    masks[:, 0, 4:14, 6:20], masks[:, 1, 20:, 20:] = True, True
+    visible = torch.rand(60, 2, generator=generator) > 0.2
+    known, unknown = (
+        PartInterpretability(6, ("head", "tail"), quantile, 0.02, num_images=number)
+        for number in (60, None)
+    )
+    sparse = 0
+    for part in torch.arange(60).split(11):
+        for metric in (known, unknown):
+            metric.update(maps[part], masks[part], visible[part])
+        sparse += known._lowest(64) is not None
+    assert sparse
+    assert torch.equal(known.compute(), unknown.compute())
+    assert torch.equal(known.per_unit(), unknown.per_unit())
+    assert 0 < float(known.compute()) < 1
+
+
+def test_more_images_than_said_are_refused() -> None:
+    metric = PartInterpretability(1, ("head",), num_images=3)
+    batch = torch.rand(2, 1, 4, 4), torch.ones(2, 1, 4, 4).bool(), torch.ones(2, 1).bool()
+    metric.update(*batch)
+    with pytest.raises(ValueError, match="num_images is 3, but more were seen"):
+        metric.update(*batch)
+    with pytest.raises(ValueError, match="num_images must be at least 1 or null, got 0"):
+        PartInterpretability(1, ("head",), num_images=0)
