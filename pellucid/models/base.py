@@ -1,7 +1,7 @@
 """What all models share: steps that log themselves, metrics per stage, an explanation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, get_args
 
@@ -152,23 +152,10 @@ class InterpretableModel(pl.LightningModule, ABC):
 
         Args:
             data: The data module. Where it lacks what a metric needs, leave the metric out and say
-                why in ``self.skipped_metrics[name]``; :meth:`can_measure` does both.
+                why in ``self.skipped_metrics[name]``.
             stage: The stage; training may do with fewer.
         """
         return {}
-
-    def can_measure(self, name: str, data: Any, fields: Set[str]) -> bool:
-        """Whether the data have what a metric needs; if not, the reason is kept for the results.
-
-        Args:
-            name: The metric's name.
-            data: The data module.
-            fields: Batch fields that the metric needs.
-        """
-        if missing := sorted(fields - data.provides):
-            needed, owner = ", ".join(missing), type(data).__name__
-            self.skipped_metrics[name] = f"needs {needed}, which {owner} does not provide"
-        return not missing
 
     def update_metrics(
         self, metrics: Mapping[str, Metric], outputs: dict[str, Tensor], batch: Batch
