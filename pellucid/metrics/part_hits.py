@@ -104,6 +104,8 @@ def add_hits_above(
     if not found:
         return
     plane, pixel, value = (torch.cat(some) for some in zip(*found, strict=True))
+    if not len(value):  # a plane's peak may lie between the pixels of the masks
+        return
     # By plane, and in it from the highest activation down.
     key, order = (plane * (CANDIDATES + 1) + levels_of(value)).sort()
     pixel, plane = pixel[order], key // (CANDIDATES + 1)

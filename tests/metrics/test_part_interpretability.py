@@ -525,3 +525,12 @@ def test_more_images_than_said_are_refused() -> None:
         metric.update(*batch)
     with pytest.raises(ValueError, match="num_images must be at least 1 or null, got 0"):
         PartInterpretability(1, ("head",), num_images=0)
+
+
+def test_a_peak_between_the_pixels_of_the_masks_is_no_hit() -> None:
+    maps = torch.zeros(1, 2, 8, 8)
+    maps[:, :, 4, 4] = 1.0
+    masks = torch.ones(1, 1, 2, 2, dtype=torch.bool)
+    metric = PartInterpretability(2, ["head"], resolution=2, num_images=1)
+    metric.update(maps, masks, torch.ones(1, 1, dtype=torch.bool))
+    assert metric.compute() == 0
