@@ -1,5 +1,6 @@
 """The options of the trainer's commands, and the objects that are built from them."""
 
+import inspect
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -142,12 +143,21 @@ class PellucidCLI(LightningCLI):
     def normalise_for(self, model: InterpretableModel) -> None:
         """Have the data normalise images as the model's weights want, unless the user says how."""
         wanted = model.normalisation
-        if wanted is None or {"data.mean", "data.std", "data.normalise"} & self.given.values.keys():
+        if wanted is None or self._user_normalises():
             return
         try:
             self.datamodule.use_normalisation(*wanted)
         except ValueError as error:
             raise UserError("model.weights", str(error)) from error
+
+    def _user_normalises(self) -> bool:
+        """Whether data options on it are not the defaults, which a complete config repeats."""
+        options = as_dict(self.config.data.get("init_args"))
+        defaults = inspect.signature(type(self.datamodule)).parameters
+        return any(
+            name in options and name in defaults and options[name] != defaults[name].default
+            for name in ("mean", "std", "normalise")
+        )
 
     def _build(self, key: Literal["data", "model"]) -> Any:
         class_ = load_class(key, self.given.values)

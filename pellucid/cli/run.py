@@ -65,7 +65,11 @@ def run_command(command: str, words: Sequence[str]) -> None:
             check_batch_size(cli.model, cli.datamodule)
         checkpoint = cli.config.ckpt_path
         if checkpoint is not None:
-            check_fits(read_checkpoint(checkpoint), cli.model, cli.datamodule)
+            content = read_checkpoint(checkpoint)
+            check_fits(content, cli.model, cli.datamodule)
+            # Its images were normalised as its first weights wanted, whatever is given now.
+            cli.model.on_load_checkpoint(content)
+            cli.normalise_for(cli.model)
         Run(cli).start()
 
 

@@ -179,8 +179,11 @@ def sweep(words: Sequence[str]) -> None:
 def _report(runs: Sequence[Path], root: Path) -> None:
     if not runs:
         return
-    page = build_report(runs, root / "report.html")
-    figures = text_tradeoff(read_runs(runs))
+    try:
+        page = build_report(runs, root / "report.html")
+        figures = text_tradeoff(read_runs(runs))
+    except (ValueError, OSError) as error:
+        raise UserError("report", str(error)) from error
     print(f"\n{figures}\n" if figures else "")
     print(f"report: {page}")
 

@@ -20,8 +20,10 @@ from pellucid.metrics.part_purity import PartPurity
 from pellucid.metrics.part_stability import PartStability, perturb
 
 NOISY_IMAGES = 250
-"""About as many images of a pass, evenly spread, pass through the network again for stability. The
-share of so many images has a standard error of 0.03 at most; all of them would double the test."""
+"""About as many images of a pass, evenly spread, pass through the network again for stability, or
+:data:`NOISY_IMAGES_PER_CATEGORY` a category if that is more: all of them would double the test."""
+NOISY_IMAGES_PER_CATEGORY = 25
+"""A unit is judged on images of its own category alone."""
 
 _GOLDEN = 0x9E3779B1
 
@@ -110,7 +112,8 @@ def _update_stability(metric: PartStability, units: Units) -> None:
     number = units.batch.get("index")
     if number is None:
         number = torch.arange(len(maps), device=maps.device)
-    share = min(1.0, NOISY_IMAGES / (units.num_images or 1))
+    wanted = max(NOISY_IMAGES, NOISY_IMAGES_PER_CATEGORY * (metric.num_classes or 1))
+    share = min(1.0, wanted / (units.num_images or 1))
     # Multiples of the golden ratio spread evenly, also over categories that take turns.
     chosen = (number * _GOLDEN % 2**32 < share * 2**32).nonzero()[:, 0]
     if not len(chosen):

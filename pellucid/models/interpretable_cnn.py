@@ -21,7 +21,7 @@ Where this differs from the paper:
   the backbone's top layer on the forward path: its filters do not fire at one place yet, and
   masked they lose what the classifier needs (bear: test accuracy .99, with templates alone .94).
 - ``temperature`` is 0.5 in the released code, which all but ignores the images that fit a filter
-  worst. The configs for pretrained backbones use 1, with templates twice as wide as the paper's
+  worst. The configs for Animal-Part use 1, with templates twice as wide as the paper's
   (``beta`` 2): filters then find the same part in more of the images they have not seen.
 - ``feature_dropout`` drops channels of the top layer in training; the paper has many more images.
 - The category of a filter is a running mean over batches, not a pass over the training set.

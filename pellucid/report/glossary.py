@@ -105,8 +105,8 @@ FIGURES: dict[str, Figure] = {
         unit="of images",
         definition=(
             "Share of images in which noise that is hardly to be seen leaves a unit on the same "
-            "landmarks, mean over units; of about 250 images, evenly spread (Huang et "
-            "al., 2023). A unit that is on no landmark is stable as well."
+            "landmarks, mean over units; of about 250 images or 25 a category, evenly spread "
+            "(Huang et al., 2023). A unit that is on no landmark is stable as well."
         ),
     ),
     "network_dissection": Figure(

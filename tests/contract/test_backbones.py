@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from pellucid.datamodules.synthetic_parts import SyntheticParts
 from pellucid.models.backbones import BACKBONES
 from pellucid.models.interpretable_cnn import InterpretableCNN
 from tests.helpers import call, only_run
@@ -53,7 +54,7 @@ def test_two_batches_a_checkpoint_and_an_explanation(backbone: str, tmp_path: Pa
 
 
 def test_what_weights_want_reaches_data_results_and_explanations(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timm = pytest.importorskip("timm")
     name, half = "timm/inception_v3.tf_in1k", [0.5, 0.5, 0.5]
@@ -80,6 +81,12 @@ def test_what_weights_want_reaches_data_results_and_explanations(
     model = InterpretableCNN.load_from_checkpoint(checkpoint, weights_only=True)
     assert model.normalisation == (tuple(half), tuple(half))
     assert call("explain", run) == 0
+    used = []
+    monkeypatch.setattr(SyntheticParts, "use_normalisation", lambda _, *them: used.append(them))
+    plain = ["--model.backbone=timm/inception_v3", "--model.weights=none"]
+    assert call("test", f"--config={run}", f"--ckpt_path={checkpoint}", *plain) == 0
+    assert used == [(tuple(half), tuple(half))]
+    monkeypatch.undo()
     # And so does a network that begins with it.
     words = [*words_for(name, tmp_path / "more"), *backbone, f"--model.weights={checkpoint}"]
     assert call("fit", *words) == 0
