@@ -15,7 +15,7 @@ _OCTAVES = 24
 _LEAST = (127 - _OCTAVES) << _BITS
 CANDIDATES = 2 * _OCTAVES << _BITS
 """Number of candidates, from 2^-24 to just below 2^24, numbered from the highest."""
-LEAST, GREATEST = 2.0**-_OCTAVES, 2.0**_OCTAVES
+GREATEST = 2.0**_OCTAVES
 
 
 def levels_of(values: Tensor) -> Tensor:

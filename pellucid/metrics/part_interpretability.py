@@ -4,7 +4,6 @@ Source: Zhang, Wu, Zhu, *Interpretable Convolutional Neural Networks*, CVPR 2018
 (arXiv 1710.00935), section 4.2, after Bau et al., *Network Dissection*, CVPR 2017.
 """
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from pellucid.metrics.part_hits import (
     levels_of,
 )
 from pellucid.metrics.part_metric import PartMetric, check_maps, check_shape
+from pellucid.metrics.streaming_quantile import allowed_above
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +77,7 @@ def part_interpretability(
     if not len(maps):
         return maps.new_tensor(torch.nan)
     rows = rearrange(maps, "b u h w -> u (b h w)")
-    thresholds = rows.topk(_allowed(quantile, rows.shape[1]) + 1).values[:, -1]
+    thresholds = rows.topk(allowed_above(quantile, rows.shape[1]) + 1).values[:, -1]
     masks, shown = masks_on_grid(part_masks, part_visible, resolution)
     hits = torch.zeros(maps.shape[1], masks.shape[1], device=maps.device)
     for part in chunks(maps, masks):
@@ -100,12 +100,6 @@ def _check_options(quantile: float, iou_threshold: float, resolution: int | None
         )
     if resolution is not None and resolution < 1:
         raise ValueError(f"resolution must be at least 1 or null, got {resolution}; usual is 56")
-
-
-def _allowed(quantile: float, positions: int) -> int:
-    """How many positions may be above the threshold."""
-    # 0.29 * 100 is 28.999999999999996.
-    return math.floor(quantile * positions * (1 + 1e-12))
 
 
 def _summary(rates: Tensor) -> Tensor:
@@ -204,7 +198,7 @@ class PartInterpretability(PartMetric):
             return None
         self._cells = max(self._cells, cells)
         self._check_total(int(self.positions[0].sum()))
-        allowed = _allowed(self.quantile, self.num_images * cells)
+        allowed = allowed_above(self.quantile, self.num_images * cells)
         # However many positions follow, more than are allowed are above this one.
         lowest = (self.positions[:, :-1].cumsum(-1) <= allowed).sum(-1)
         return lowest if int((lowest < CANDIDATES).sum()) * 2 > self.num_units else None
@@ -222,7 +216,7 @@ class PartInterpretability(PartMetric):
         total = int(self.positions[0].sum())
         # Each process alone may have kept to the limit.
         self._check_total(total)
-        allowed = _allowed(self.quantile, total)
+        allowed = allowed_above(self.quantile, total)
         # The lowest candidate with few enough positions above it; there is always the highest.
         upper = ((above <= allowed).sum(-1, keepdim=True) - 1).clamp(min=0)
         lower = (upper + 1).clamp(max=CANDIDATES - 1)

@@ -132,6 +132,12 @@ class FineTunedModel(InterpretableModel):
         super().on_save_checkpoint(checkpoint)
         checkpoint["hyper_parameters"]["weights"] = "none"
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Forget the features of the weights before."""
+        super().on_load_checkpoint(checkpoint)
+        if self._cache is not None:
+            self._cache.clear()
+
     def on_fit_start(self) -> None:
         """Lightning's hook."""
         if self.unfreeze_epoch is not None and is_distributed():
@@ -152,10 +158,11 @@ class FineTunedModel(InterpretableModel):
 
         Batches of another make-up would differ in the last bit, and a resumed run with them.
         """
-        dataset = self._cacheable("train")
-        if dataset is None or self._cache is None:
+        dataset, data = self._cacheable("train"), getattr(self.trainer, "datamodule", None)
+        # Without a data module there is no loader in the data set's order: the steps fill it.
+        if dataset is None or data is None or self._cache is None:
             return
-        loader = self.trainer.datamodule.dataloader("train")  # type: ignore[attr-defined]
+        loader = data.dataloader("train")
         if loader.dataset is not dataset:
             return
         for batch in tqdm(loader, desc="Frozen features", leave=False, disable=len(loader) < 20):

@@ -260,7 +260,8 @@ class InterpretableCNN(FineTunedModel):
 
     def assigned_categories(self) -> Tensor | None:
         """See :meth:`InterpretableModel.assigned_categories`."""
-        return self.filter_loss.categories if self.filter_loss_weight > 0 else None
+        by_category = self.filter_loss_weight > 0 and self.filter_loss.assignment == "category"
+        return self.filter_loss.categories if by_category else None
 
     def _predicted(self, scores: Tensor) -> Tensor:
         """(B,) the class to explain: a sigmoid has one score, of class 1."""

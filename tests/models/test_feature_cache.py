@@ -78,6 +78,18 @@ def test_what_needs_too_much_memory_is_not_kept() -> None:
     assert train not in cache
 
 
+def test_all_data_sets_share_the_limit() -> None:
+    # 100 images of 100 floats each: 40 kB a data set, of 100 kB.
+    cache, frozen, index = FeatureCache(limit_gib=1e5 / 2**30), Frozen(), torch.tensor([0])
+    train, val, test = Images(100), Images(100), Images(100)
+    for dataset in (train, val, test):
+        cache.get(dataset, index, torch.ones(1, 100), frozen)
+    assert [dataset in cache for dataset in (train, val, test)] == [True, True, False]
+    del train, dataset
+    cache.get(test, index, torch.ones(1, 100), frozen)
+    assert test in cache
+
+
 def test_limit_must_be_positive() -> None:
     with pytest.raises(ValueError, match="limit_gib must be greater than 0, got 0"):
         FeatureCache(0)

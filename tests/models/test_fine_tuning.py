@@ -1,12 +1,14 @@
 """What fine-tuned models share, on a model other than the interpretable CNN."""
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from pellucid.batch import Batch
 from pellucid.datamodules.synthetic_parts import SyntheticParts
@@ -78,6 +80,45 @@ def test_a_checkpoint_does_not_name_the_weights_file() -> None:
     checkpoint: dict[str, Any] = {"hyper_parameters": {"weights": "of_this_machine.pth"}}
     Linear(3, 1, True).on_save_checkpoint(checkpoint)
     assert checkpoint["hyper_parameters"]["weights"] == "none"
+
+
+def quiet_trainer() -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def test_features_of_other_weights_are_forgotten(tmp_path: Path) -> None:
+    data = SyntheticParts(image_size=32, num_classes=3, train_size=8, val_size=8, test_size=8)
+    torch.manual_seed(0)
+    donor, model, trainer = Linear(3, 1, True), Linear(3, 1, True), quiet_trainer()
+    trainer.validate(donor, data, verbose=False)
+    trainer.save_checkpoint(tmp_path / "donor.ckpt")
+    wanted = float(trainer.callback_metrics["val/loss"])
+    trainer.validate(model, data, verbose=False)
+    assert model._cache is not None
+    assert data.dataset("val") in model._cache
+    assert float(trainer.callback_metrics["val/loss"]) != pytest.approx(wanted, rel=1e-4)
+    trainer.validate(model, data, ckpt_path=str(tmp_path / "donor.ckpt"), verbose=False)
+    assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_frozen_stages_train_on_loaders_without_a_data_module() -> None:
+    data = SyntheticParts(image_size=32, num_classes=3, train_size=24, val_size=8, test_size=8)
+    dataset = data.dataset("train")
+    torch.manual_seed(0)
+    model = Linear(3, 1, True)
+    before = model.classifier.weight.detach().clone()
+    quiet_trainer().fit(model, DataLoader(dataset, batch_size=8))
+    assert not torch.equal(model.classifier.weight, before)
+    assert model._cache is not None
+    assert dataset in model._cache  # filled by the steps
 
 
 def test_defaults_agree_with_those_of_the_model() -> None:

@@ -69,6 +69,14 @@ def test_loss_is_the_sum_of_its_terms() -> None:
     torch.testing.assert_close(outputs["loss"], total)
 
 
+def test_training_assigns_categories_in_the_category_form_alone() -> None:
+    assigned = small().assigned_categories()
+    assert assigned is not None
+    assert assigned.shape == (8,)
+    assert small(filter_loss_weight=0).assigned_categories() is None
+    assert small(assignment="exact").assigned_categories() is None
+
+
 def test_the_best_checkpoint_is_chosen_by_a_figure_that_the_twin_has_too() -> None:
     model, twin = small(filter_loss_weight=3.0), small(templates=False, filter_loss_weight=0)
     stage, _, name = InterpretableCNN.monitor.partition("/")

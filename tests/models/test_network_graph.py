@@ -1,6 +1,7 @@
 """Any network cut at a stride or after a node."""
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -202,6 +203,17 @@ def test_networks_of_tokens_are_refused(name: str) -> None:
     pytest.importorskip("timm")
     with pytest.raises(CutError, match=f"backbone '{name}'.*choose a convolutional network"):
         Backbone(name)
+
+
+def test_making_the_graph_leaves_the_mode_of_each_module() -> None:
+    network = torchvision.models.resnet18()
+    network.layer1.eval()
+    refused = nn.Sequential(nn.Flatten().eval(), nn.Linear(3, 3))
+    for part, makes in ((network, nullcontext()), (refused, pytest.raises(CutError))):
+        before = [module.training for module in part.modules()]
+        with makes:
+            NetworkGraph("half", part)
+        assert [module.training for module in part.modules()] == before
 
 
 def test_nodes_that_cannot_be_cut_after() -> None:

@@ -268,6 +268,15 @@ def test_the_last_stage_has_the_grid_of_the_backbone(name: str) -> None:
     assert first.grid[0] <= inside.grid[0]
 
 
+def test_finding_a_layer_leaves_the_mode_of_each_module() -> None:
+    model = small(trainable_stages=1).train()
+    before = {name: module.training for name, module in model.named_modules()}
+    assert set(before.values()) == {True, False}
+    layer = Layer.find(model, "backbone.stages.0", 3, 32)
+    assert layer.grid is not None  # the graph was made
+    assert {name: module.training for name, module in model.named_modules()} == before
+
+
 def test_watch_takes_its_hook_away_after_an_error() -> None:
     layer = nn.Sequential(nn.Linear(2, 2))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), watch(layer, "0"):

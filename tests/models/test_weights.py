@@ -331,8 +331,8 @@ def test_a_tag_in_the_name_is_the_record_of_a_file(tmp_path: Path) -> None:
     torch.save(timm.create_model("test_byobnet").state_dict(), tmp_path / "net.pth")
     config = timm.get_pretrained_cfg("test_byobnet.r160_in1k")
     tagged = Backbone("timm/test_byobnet.r160_in1k", str(tmp_path / "net.pth"), 8)
-    assert (tagged.mean, tagged.std) == (tuple(config.mean), tuple(config.std))
-    assert Backbone("timm/test_byobnet", str(tmp_path / "net.pth"), 8).mean is None
+    assert tagged.normalisation == Normalisation(tuple(config.mean), tuple(config.std))
+    assert Backbone("timm/test_byobnet", str(tmp_path / "net.pth"), 8).normalisation is None
 
 
 def test_wrong_names_of_timm() -> None:

@@ -71,16 +71,6 @@ class Backbone(nn.Module):
         self.channels = self._count_channels() if cut.channels is None else cut.channels
 
     @property
-    def mean(self) -> tuple[float, ...] | None:
-        """Mean of each channel that the weights want, of values in [0, 1]; None: not known."""
-        return None if self.normalisation is None else self.normalisation.mean
-
-    @property
-    def std(self) -> tuple[float, ...] | None:
-        """Standard deviation of each channel, likewise."""
-        return None if self.normalisation is None else self.normalisation.std
-
-    @property
     def grid(self) -> tuple[float, float] | None:
         """Stride and offset, as :func:`pellucid.metrics.peak_positions` wants them.
 

@@ -83,7 +83,7 @@ class NetworkGraph:
         functions: Sequence[Any] = (),
     ) -> None:
         self.name, self.network = name, network
-        training = network.training
+        training = [module for module in network.modules() if module.training]
         network.eval()
         tracer = Tracer(leaves, functions)
         try:
@@ -102,7 +102,9 @@ class NetworkGraph:
                 f"transformers, or cannot be traced ({reason}); choose a convolutional network"
             ) from error
         finally:
-            network.train(training)
+            # One by one: frozen parts of a network in training are in evaluation.
+            for module in training:
+                module.training = True
         self.names: dict[fx.Node, str] = dict(tracer.node_to_qualname)
         self.shapes, self._groups, self._positive = probe.shapes, probe.groups, probe.positive
         for node in self.graph.nodes:

@@ -18,7 +18,8 @@ class FeatureCache:
     Data sets are told apart as objects, and forgotten with them. Not part of a checkpoint.
 
     Args:
-        limit_gib: Data sets whose features need more memory than this are not kept, in GiB.
+        limit_gib: Memory of the features of all data sets together, in GiB. Those of a data set
+            that need more than is left of it are not kept.
 
     Raises:
         ValueError: The limit is not positive.
@@ -70,8 +71,10 @@ class FeatureCache:
             features = compute(image)
             size = len(dataset)
             need = features[0].numel() * features.element_size() * size / 2**30
-            if need > self.limit_gib:
-                log.info("frozen features of %d images need %.1f GiB: not kept", size, need)
+            left = self.limit_gib - sum(kept.nbytes for kept in self._features.values()) / 2**30
+            if need > left:
+                says = "frozen features of %d images need %.1f GiB, %.1f are left: not kept"
+                log.info(says, size, need, left)
                 return features
             self._features[dataset] = features.new_empty((size, *features.shape[1:]))
             known = self._known[dataset] = torch.zeros(size, dtype=torch.bool, device=index.device)
