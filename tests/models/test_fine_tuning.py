@@ -35,6 +35,18 @@ class Linear(FineTunedModel):
         raise NotImplementedError
 
 
+def quiet_trainer(max_epochs: int = 1) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu",
+        max_epochs=max_epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
 def fit(trainable_stages: int | None, cache_frozen: bool) -> tuple[Linear, list[int], Any]:
     """A trained model, how many images its first stage saw, and the learning rates."""
     data = SyntheticParts(image_size=32, num_classes=3, train_size=24, val_size=8, test_size=8)
@@ -45,15 +57,7 @@ def fit(trainable_stages: int | None, cache_frozen: bool) -> tuple[Linear, list[
         seen[0] += len(output)
 
     model.backbone.stages[0].register_forward_hook(count)
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    trainer = quiet_trainer(max_epochs=2)
     trainer.fit(model, datamodule=data)
     return model, seen, [group["lr"] for group in trainer.optimizers[0].param_groups]
 
@@ -80,18 +84,6 @@ def test_a_checkpoint_does_not_name_the_weights_file() -> None:
     checkpoint: dict[str, Any] = {"hyper_parameters": {"weights": "of_this_machine.pth"}}
     Linear(3, 1, True).on_save_checkpoint(checkpoint)
     assert checkpoint["hyper_parameters"]["weights"] == "none"
-
-
-def quiet_trainer() -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
 
 
 def test_features_of_other_weights_are_forgotten(tmp_path: Path) -> None:
