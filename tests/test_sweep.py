@@ -305,7 +305,7 @@ def test_wrong_words(grid, started, capsys, words, says):
 def test_a_file_that_is_no_yaml(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text("a: [")
-    with pytest.raises(UserError, match="not valid YAML"):
+    with pytest.raises(UserError, match=r"^sweep .*not valid YAML"):
         read_sweep(path)
 
 

@@ -117,8 +117,12 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     values[name] = value
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, key: str = "--config") -> dict[str, Any]:
     """Read a config file.
+
+    Args:
+        path: The file.
+        key: Option that named it, for the error.
 
     Raises:
         UserError: If it cannot be read or is not a mapping.
@@ -130,14 +134,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
         mark = getattr(error, "context_mark", None) or getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
-        raise UserError(f"--config {path}", f"not valid YAML{where}: {problem}") from None
+        raise UserError(f"{key} {path}", f"not valid YAML{where}: {problem}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path}", f"cannot be read as text: {error}") from None
+        raise UserError(f"{key} {path}", f"cannot be read as text: {error}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
         kind = type(content).__name__
-        raise UserError(f"--config {path}", f"must be a mapping of keys to values, is a {kind}")
+        raise UserError(f"{key} {path}", f"must be a mapping of keys to values, is a {kind}")
     return content
 
 

@@ -65,7 +65,7 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         UserError: If it is not such a file; names the key and what is allowed.
     """
-    content = read_yaml(path)
+    content = read_yaml(path, "sweep")
     where = f"sweep {path}"
     if (method := content.get("method")) != "grid":
         problem = f"method must be 'grid', got {method!r}; `wandb agent` runs the other methods"
