@@ -1,9 +1,35 @@
 """The one result type of explanations, which the report and the metrics read."""
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traversals:
+    """What a generator draws when one latent or code at a time takes other values.
+
+    ``B`` images, ``U`` latents in the order in which they are shown, ``S`` values of each.
+    """
+
+    images: Tensor
+    """(B, U, S, C, H, W) float in [0, 1], not normalised."""
+    values: Tensor
+    """(B, U, S) the values of the latent that varies, in its own unit."""
+    names: tuple[str, ...]
+    """Of the U latents."""
+    kinds: tuple[Literal["continuous", "categorical"], ...]
+    """Of the U latents; the values of a categorical code are the numbers of its categories."""
+    importance: Tensor
+    """(U,) by which latents are sorted, the largest first, as their KL or mutual information."""
+    importance_name: str
+    """What ``importance`` is, as "KL"."""
+    importance_unit: str = "nats"
+
+    def to(self, device: str) -> Self:
+        """The same traversals with their tensors on another device."""
+        return _moved(self, device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,9 +41,10 @@ class Explanation:
     """
 
     scores: Tensor
-    """(B, K) class scores before the last soft-max or sigmoid (logits)."""
+    """(B, K) class scores before the last soft-max or sigmoid (logits); K is 0 where a model has
+    no classes."""
     target: Tensor
-    """(B,) int64, the score that is explained, by default the predicted one."""
+    """(B,) int64, the score that is explained, by default the predicted one; 0 without classes."""
     maps: Tensor | None = None
     """(B, U, h, w) one heat map per unit on the model's own grid, spanning the image."""
     map_sign: Literal["positive", "signed"] = "positive"
@@ -32,12 +59,28 @@ class Explanation:
     """(B,) what the target's score is without any unit."""
     contribution_unit: str = "logits"
     unit_names: tuple[str, ...] = field(default=())
+    codes: Tensor | None = None
+    """(B, L) latents or codes that the model infers from each image."""
+    reconstruction: Tensor | None = None
+    """(B, C, H, W) float in [0, 1], not normalised: what the model draws from ``codes``."""
+    traversals: Traversals | None = None
+    """What the model draws when one latent or code varies."""
 
     def to(self, device: str) -> Self:
         """The same explanation with its tensors on another device."""
-        moved = {
-            f.name: getattr(self, f.name).detach().to(device)
-            for f in fields(self)
-            if isinstance(getattr(self, f.name), Tensor)
-        }
-        return replace(self, **moved)
+        return _moved(self, device)
+
+
+Moved = TypeVar("Moved", bound="Explanation | Traversals")
+
+
+def _moved(whole: Moved, device: str) -> Moved:
+    """The same dataclass with its tensors, also those of parts, on another device."""
+    moved: dict[str, Any] = {}
+    for each in fields(whole):
+        value = getattr(whole, each.name)
+        if isinstance(value, Tensor):
+            moved[each.name] = value.detach().to(device)
+        elif isinstance(value, Traversals):
+            moved[each.name] = value.to(device)
+    return replace(whole, **moved)
