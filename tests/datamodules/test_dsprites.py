@@ -176,7 +176,8 @@ def test_a_users_image_is_prepared_like_a_test_image(channels, size):
     data = small(channels=channels, image_size=size)
     image = data.dataset("test")[3]["image"]
     pixels = Image.fromarray((image[0] * 255).byte().numpy())
-    torch.testing.assert_close(data.transform_image(pixels), image, atol=1.01 / 255, rtol=0)
+    # Quarters are no whole bytes, and are rounded once more.
+    torch.testing.assert_close(data.transform_image(pixels), image, atol=2.01 / 255, rtol=0)
     red = data.transform_image(Image.new("RGB", (100, 40), (255, 0, 0)))
     assert red.shape == (channels, size, size)
     torch.testing.assert_close(red, torch.full_like(red, 0.299), atol=0.005, rtol=0)
