@@ -23,6 +23,7 @@ NUM_STAGES = 100
 LEARNING_RATE = 0.1
 _DEPTH = 3
 _MAX_BINS = 255
+"""Bins of a column are numbered below it, so that a bin fits into a byte."""
 _LEAST_GAIN = 1e-9
 
 
@@ -56,15 +57,13 @@ def fit_boosted_trees(
     classes, number = np.unique(labels, return_inverse=True)
     edges = [_edges(column) for column in train.T]
     bins, test_bins = _bin(train, edges), _bin(test, edges)
-    wanted = (number[:, None] == np.arange(len(classes))).astype(np.float32)
-    share = wanted.mean(0, dtype=np.float64)
+    wanted = (number == np.arange(len(classes))[:, None]).astype(np.float32)
+    share = wanted.mean(1, keepdims=True, dtype=np.float64)
     if len(classes) == 2:
         # One tree a stage decides between two.
-        wanted, share = wanted[:, 1:], np.log(share[1:] / share[:1])
-    else:
-        share = np.log(share)
-    scores = np.tile(share.astype(np.float32), (len(train), 1))
-    test_scores = np.tile(share.astype(np.float32), (len(test), 1))
+        wanted, share = wanted[1:], share[1:] / share[:1]
+    scores = np.repeat(np.log(share).astype(np.float32), len(train), axis=1)
+    test_scores = np.repeat(scores[:, :1], len(test), axis=1)
     grower = _Grower(bins, max(len(edge) for edge in edges) + 1)
     importances = np.zeros(train.shape[1])
     factor = learning_rate * (1.0 if len(classes) == 2 else (len(classes) - 1) / len(classes))
@@ -73,10 +72,10 @@ def fit_boosted_trees(
         trees, leaf = grower.grow(residual)
         np.add.at(importances, trees.column, trees.gain)
         values = (factor * _leaf_values(residual, leaf)).astype(np.float32)
-        scores += np.take_along_axis(values, leaf, axis=0)
-        test_scores += np.take_along_axis(values, _route(test_bins, trees), axis=0)
+        scores += values[leaf]
+        test_scores += values[_route(test_bins, trees)]
     total = importances.sum()
-    best = test_scores.argmax(1) if len(classes) > 2 else (test_scores[:, 0] > 0).astype(np.int64)
+    best = test_scores.argmax(0) if len(classes) > 2 else (test_scores[0] > 0).astype(np.int64)
     return Boosted(importances / total if total else importances, classes[best])
 
 
@@ -93,29 +92,29 @@ def _edges(column: Floats) -> Floats:
 
 
 def _bin(rows: Floats, edges: list[Floats]) -> NDArray[np.uint8]:
-    """(n, L) number of edges that each value is above."""
+    """(L, n) number of edges that each value is above."""
     columns = [np.searchsorted(edge, column) for edge, column in zip(edges, rows.T, strict=True)]
-    return np.stack(columns, 1).astype(np.uint8)
+    return np.stack(columns).astype(np.uint8)
 
 
 def _probabilities(scores: Singles) -> Singles:
-    if scores.shape[1] == 1:
+    if len(scores) == 1:
         return 1 / (1 + np.exp(-scores))
-    exponent = np.exp(scores - scores.max(1, keepdims=True))
-    shares: Singles = exponent / exponent.sum(1, keepdims=True)
+    exponent = np.exp(scores - scores.max(0))
+    shares: Singles = exponent / exponent.sum(0)
     return shares
 
 
-def _leaf_values(residual: Singles, leaf: NDArray[np.intp]) -> Floats:
-    """(8, C) one Newton step for each leaf of each tree."""
-    leaves, trees = 2**_DEPTH, residual.shape[1]
-    place = (leaf * trees + np.arange(trees)).ravel()
-    curve = np.abs(residual) * (1 - np.abs(residual))
-    above = np.bincount(place, residual.ravel(), leaves * trees)
-    below = np.bincount(place, curve.ravel(), leaves * trees)
+def _leaf_values(residual: Singles, leaf: Integers) -> Floats:
+    """(8 C,) one Newton step for each leaf of each tree."""
+    size = 2**_DEPTH * len(residual)
+    curve = np.abs(residual)
+    curve *= 1 - curve
+    above = np.bincount(leaf.ravel(), residual.ravel(), size)
+    below = np.bincount(leaf.ravel(), curve.ravel(), size)
     small = below < 1e-150
     values: Floats = np.where(small, 0.0, above / np.where(small, 1.0, below))
-    return values.reshape(leaves, trees)
+    return values
 
 
 class _Trees(NamedTuple):
@@ -129,29 +128,32 @@ class _Trees(NamedTuple):
     """(7, C) fall of the squared error."""
 
 
-def _route(bins: NDArray[np.uint8], trees: _Trees) -> NDArray[np.intp]:
-    """(n, C) the leaf of each row in each tree."""
-    node = np.zeros((len(bins), trees.column.shape[1]), dtype=np.intp)
+def _route(bins: NDArray[np.uint8], trees: _Trees) -> Integers:
+    """(C, n) the leaf of each row in each tree, leaves of all trees numbered on."""
+    node = np.zeros((trees.column.shape[1], bins.shape[1]), dtype=np.uint8)
     for level in range(_DEPTH):
         first = 2**level - 1
-        right = _goes_right(bins, node, trees.column[first:], trees.last_left[first:], 2**level)
-        node = 2 * node + right
-    return node
+        node = _descend(bins, node, trees.column[first:], trees.last_left[first:], 2**level)
+    return _number_leaves(node)
 
 
-def _goes_right(
+def _descend(
     bins: NDArray[np.uint8],
-    node: NDArray[np.intp],
+    node: NDArray[np.uint8],
     column: Integers,
     last_left: Integers,
     nodes: int,
-) -> NDArray[np.bool_]:
-    """(n, C) whether each row goes to the right in each tree, from its node in this level."""
-    right = bins[:, column[0]] > last_left[0]
+) -> NDArray[np.uint8]:
+    """(C, n) the node of each row in each tree in the next level, from that in this one."""
+    right = bins[column[0]] > last_left[0, :, None]
     for which in range(1, nodes):
-        here = bins[:, column[which]] > last_left[which]
+        here = bins[column[which]] > last_left[which, :, None]
         right = np.where(node == which, here, right)
-    return right
+    return 2 * node + right
+
+
+def _number_leaves(node: NDArray[np.uint8]) -> Integers:
+    return node + 2**_DEPTH * np.arange(len(node))[:, None]
 
 
 class _Grower:
@@ -162,52 +164,48 @@ class _Grower:
     """
 
     def __init__(self, bins: NDArray[np.uint8], width: int) -> None:
-        rows, columns = bins.shape
+        columns, rows = bins.shape
         self.bins, self.width, self.columns = bins, width, columns
-        place = bins.astype(np.int64) + width * np.arange(columns)
-        order = np.argsort(place.T.ravel(), kind="stable")
-        counts = np.bincount(place.ravel(), minlength=columns * width)
+        place = (bins + width * np.arange(columns)[:, None]).ravel()
+        order = np.argsort(place, kind="stable")
+        counts = np.bincount(place, minlength=columns * width)
         start = np.concatenate([[0], counts.cumsum()])
         ones = np.ones(len(order), dtype=np.float32)
         self.members = csr_array((ones, order % rows, start), shape=(columns * width, rows))
         self.counts = counts.astype(np.float32).reshape(columns, width, 1)
 
-    def histogram(self, columns: Singles) -> Singles:
+    def histogram(self, sums: Singles) -> Singles:
         """(L, bins, C) sums of (n, C) by bin."""
-        sums: Singles = (self.members @ columns).reshape(self.columns, self.width, -1)
-        return sums
+        found: Singles = (self.members @ sums).reshape(self.columns, self.width, -1)
+        return found
 
-    def grow(self, residual: Singles) -> tuple[_Trees, NDArray[np.intp]]:
-        """The trees, and (n, C) the leaf of each row."""
-        trees = residual.shape[1]
-        node = np.zeros(residual.shape, dtype=np.intp)
-        sums = [self.histogram(residual)]
+    def grow(self, residual: Singles) -> tuple[_Trees, Integers]:
+        """The trees, and (C, n) the leaf of each row, leaves of all trees numbered on."""
+        node = np.zeros(residual.shape, dtype=np.uint8)
+        across = np.ascontiguousarray(residual.T)
+        sums = [self.histogram(across)]
         counts = [np.broadcast_to(self.counts, sums[0].shape)]
         found: list[tuple[Integers, Integers, Floats]] = []
         for level in range(_DEPTH):
             splits = [_best_split(s, n) for s, n in zip(sums, counts, strict=True)]
             found += splits
             column, last_left = np.stack([s[0] for s in splits]), np.stack([s[1] for s in splits])
-            right = _goes_right(self.bins, node, column, last_left, len(splits))
-            node = 2 * node + right
+            node = _descend(self.bins, node, column, last_left, len(splits))
             if level + 1 == _DEPTH:
                 break
-            left = [(node == 2 * which).astype(np.float32) for which in range(len(splits))]
-            joint = self.histogram(np.concatenate([*left, *(residual * m for m in left)], 1))
+            left = [(node.T == 2 * which).astype(np.float32, "C") for which in range(len(splits))]
+            joint = self.histogram(np.concatenate([*left, *(across * mask for mask in left)], 1))
             parts = np.split(joint, 2 * len(splits), axis=2)
             sums = _children(sums, parts[len(splits) :])
             counts = _children(counts, parts[: len(splits)])
-        stacked = _Trees(*(np.stack(each) for each in zip(*found, strict=True)))
-        assert stacked.column.shape == (2**_DEPTH - 1, trees)
-        return stacked, node
+        trees = _Trees(*(np.stack(each) for each in zip(*found, strict=True)))
+        return trees, _number_leaves(node)
 
 
 def _children(parents: list[Singles], left: list[Singles]) -> list[Singles]:
     """The histograms of left and right children by turns: what is not left is right."""
     return [
-        each
-        for parent, half in zip(parents, left, strict=True)
-        for each in (half, parent - half)
+        each for parent, half in zip(parents, left, strict=True) for each in (half, parent - half)
     ]
 
 
@@ -226,6 +224,6 @@ def _best_split(sums: Singles, counts: Singles) -> tuple[Integers, Integers, Flo
     column, last_left = np.divmod(best, sums.shape[1])
     return (
         np.where(good, column, 0),
-        np.where(good, last_left, sums.shape[1]),
+        np.where(good, last_left, _MAX_BINS).astype(np.uint8),
         np.where(good, most, 0.0).astype(np.float64),
     )

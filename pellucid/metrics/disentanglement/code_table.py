@@ -17,12 +17,13 @@ NUM_BINS = 20
 """Bins of equal width between the smallest and the largest value of a code, as published."""
 
 
-def as_codes(codes: Any, least: int = 2) -> Floats:
+def as_codes(codes: Any, least: int = 2, *, may_be_constant: bool = False) -> Floats:
     """Check a representation.
 
     Args:
         codes: (N, L) tensor or array, what an encoder gives for ``N`` images.
         least: Rows that are needed.
+        may_be_constant: Whether to let codes pass of which no column varies.
 
     Returns:
         (N, L) float64.
@@ -44,7 +45,7 @@ def as_codes(codes: Any, least: int = 2) -> Floats:
             f"codes[:, {column}] has {int(bad[:, column].sum())} values of {len(rows)} that are not"
             " finite: look at the encoder's output"
         )
-    if not is_active(rows).any():
+    if not may_be_constant and not is_active(rows).any():
         raise ValueError(
             f"codes are constant, all columns from codes[:, 0] = {rows[0, 0]:g} on: the encoder "
             "ignores its input, and there is nothing to score"
@@ -81,7 +82,8 @@ class CodeTable:
     Args:
         codes: (N, L) float tensor or array, the representation: a VAE's posterior means, InfoGAN's
             Q, a layer of a classifier.
-        factors: (N, F) tensor or array. A column of floats that are no whole numbers is
+        factors: (N, F) tensor or array; None where they are not known, for the scores that need
+            none. A column of floats that are no whole numbers is
             continuous: its values are put into ``factor_bins`` bins of equal width wherever a score
             wants values that several images share.
         factor_bins: Bins of continuous factors.
@@ -113,7 +115,8 @@ class CodeTable:
         self.codes = as_codes(codes)
         if isinstance(factors, Tensor):
             factors = factors.detach().double().cpu().numpy()
-        table = np.asarray(factors, dtype=np.float64)
+        known = factors is not None
+        table = np.asarray(factors if known else np.empty((len(self.codes), 0)), dtype=np.float64)
         if table.ndim != 2 or len(table) != len(self.codes):
             raise ValueError(
                 f"factors must be (N, F) with a row for each of the {len(self.codes)} rows of "
@@ -127,8 +130,8 @@ class CodeTable:
             raise ValueError(
                 f"factor_names must be {table.shape[1]}, one for each column, got {len(names)}"
             )
-        varies = table.max(0) > table.min(0)
-        if not varies.any():
+        varies = np.ptp(table, axis=0) > 0
+        if known and not varies.any():
             raise ValueError("factors are constant: scores need at least one that varies")
         self.constant = tuple(name for name, v in zip(names, varies, strict=True) if not v)
         self.factor_names = tuple(name for name, v in zip(names, varies, strict=True) if v)
@@ -142,10 +145,10 @@ class CodeTable:
         for column, continuous in zip(self.factors.T, self.continuous, strict=True):
             rounded = equal_width_bins(column, factor_bins) if continuous else column
             number = np.unique(rounded, return_inverse=True)[1].ravel()
-            values.append(number)
+            values.append(number.astype(np.int64))
             orders.append(np.argsort(number, kind="stable"))
             starts.append(np.concatenate([[0], np.bincount(number).cumsum()]))
-        self.values: Integers = np.stack(values, 1).astype(np.int64)
+        self.values: Integers = np.stack(values, 1) if values else self.factors.astype(np.int64)
         self.factor_sizes = tuple(len(start) - 1 for start in starts)
         # Rows by factor and value, one after the other; where the rows of a value start.
         self._orders, self._starts = orders, starts
@@ -155,7 +158,7 @@ class CodeTable:
 
     @property
     def num_factors(self) -> int:
-        """Number of factors that vary."""
+        """Number of factors that vary; 0 where none are known."""
         return len(self.factor_sizes)
 
     def rows(self, count: int, rng: np.random.Generator) -> Integers:

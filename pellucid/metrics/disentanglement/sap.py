@@ -186,11 +186,14 @@ class _Problem(NamedTuple):
         one, x, xx = self._within(self.own, weight, bias, 1.0)
         one_, x_, xx_ = self._within(self.rest, weight, bias, -1.0)
         c, d = self.own_cost, self.rest_cost
-        curve = np.stack([1 + 2 * (c * xx + d * xx_), 2 * (c * x + d * x_), 1 + 2 * (c * one + d * one_)])
+        curve = np.stack(
+            [1 + 2 * (c * xx + d * xx_), 2 * (c * x + d * x_), 1 + 2 * (c * one + d * one_)]
+        )
         pull = 2 * np.stack([c * x - d * x_, c * one - d * one_])
-        slope = np.stack(
-            [curve[0] * weight + curve[1] * bias, curve[1] * weight + curve[2] * bias]
-        ) - pull
+        slope = (
+            np.stack([curve[0] * weight + curve[1] * bias, curve[1] * weight + curve[2] * bias])
+            - pull
+        )
         square = curve[0] * weight**2 + 2 * curve[1] * weight * bias + curve[2] * bias**2
         value = square / 2 - pull[0] * weight - pull[1] * bias + c * one + d * one_
         return value, slope, curve
