@@ -154,7 +154,7 @@ class DisentanglementScores(Metric):
     def compute(self) -> dict[str, Tensor]:
         """The scores by key; what could not be computed is in :attr:`skipped`."""
         self.spread, self.skipped, self.rows = {}, {}, {}
-        keys = self.keys()
+        keys = self.score_keys()
         seen = self.seen > 0
         if int(seen.sum()) < 2:
             self.skipped = dict.fromkeys(keys, f"needs images, got {int(seen.sum())}")
@@ -179,7 +179,7 @@ class DisentanglementScores(Metric):
         self.spread, self.skipped = found.spread, found.skipped
         return self._tensors(found.values)
 
-    def keys(self) -> list[str]:
+    def score_keys(self) -> list[str]:
         """Keys of all figures that :meth:`compute` can give."""
         chosen = chosen_scores(
             self.names, factors=bool(self.num_factors), each_epoch=self.each_epoch
