@@ -134,7 +134,7 @@ def test_a_run_of_a_model_with_codes(tmp_path, capsys):
     assert scores["std"].keys() == scores["values"].keys() == set(FACTORS + ALONE)
     assert scores["values"]["mig"] == metrics["test/mig"]
     assert len(scores["kl_per_latent"]) == 4
-    head, *rows = (directory / "metrics.csv").read_text().splitlines()
+    head = (directory / "metrics.csv").read_text().partition("\n")[0]
     assert {"test/dci_completeness", "val/active_units"} <= set(head.split(","))
     assert "mig" in capsys.readouterr().out
     assert (directory / "report.html").is_file()

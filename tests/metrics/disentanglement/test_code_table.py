@@ -85,7 +85,7 @@ def test_parts_share_no_image_even_in_a_resampled_table():
             np.arange(50)[:, None],
             r"codes\[:, 0\] has 1",
         ),
-        (np.eye(50) * np.inf, np.arange(50)[:, None], r"codes\[:, 0\] has 50 values of 50"),
+        (np.full((50, 2), np.inf), np.arange(50)[:, None], r"codes\[:, 0\] has 50 values of 50"),
         (np.eye(50)[:1], np.zeros((1, 1)), "1 rows, and at least 2 are needed"),
         (np.eye(50)[0], np.zeros((50, 1)), r"must be \(N, L\)"),
         (np.eye(50), np.arange(49)[:, None], r"each of the 50 rows of codes, got \(49, 1\)"),
@@ -94,14 +94,17 @@ def test_parts_share_no_image_even_in_a_resampled_table():
     ],
 )
 def test_wrong_tables(codes, factors, says):
-    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=says):
         CodeTable(codes, factors)
 
 
 @pytest.mark.parametrize(
     ("score", "rows"),
-    [(mig, 20), (modularity, 20), (irs, 20), (sap, 30), (explicitness, 30), (dci, 30)]
-    + [(beta_vae_score, 64), (factor_vae_score, 64)],
+    [
+        *((score, 20) for score in (mig, modularity, irs)),
+        *((score, 30) for score in (sap, explicitness, dci)),
+        *((score, 64) for score in (beta_vae_score, factor_vae_score)),
+    ],
 )
 def test_too_few_rows(score, rows):
     table = make("noisy")
