@@ -3,6 +3,8 @@
 from pellucid.report.figure import Figure
 from pellucid.report.score_glossary import SCORE_FIGURES
 
+__all__ = ["FIGURES", "UNIT_FIGURES", "Figure", "figure", "unit_figure"]
+
 
 _NATS = "nats per image"
 
