@@ -144,7 +144,6 @@ def test_a_run_of_a_model_with_codes(tmp_path, capsys):
         np.testing.assert_allclose(content["kl_per_latent"], scores["kl_per_latent"], rtol=1e-6)
     other = run(tmp_path, "--seed_everything=1")
     assert udr_of_runs([directory, other]).keys() == {str(directory), str(other)}
-    assert call("explain", directory) == 0
 
 
 def test_without_factors_there_are_fewer_scores(tmp_path):

@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
 
 from pellucid.distributed import is_distributed
 from pellucid.metrics.disentanglement.code_table import CodeTable, as_codes, is_active
@@ -19,6 +18,7 @@ from pellucid.metrics.disentanglement.suite import (
     score_table,
 )
 from pellucid.metrics.part_metric import check_shape
+from pellucid.metrics.unit_metric import QuietMetric
 
 MAX_ROWS = 20_000
 """More than any score looks at; of larger splits as many images are kept, evenly spread."""
@@ -26,7 +26,7 @@ LEAST_EACH_EPOCH = 1000
 """Of fewer images the scores that need factors are not computed after each epoch."""
 
 
-class DisentanglementScores(Metric):
+class DisentanglementScores(QuietMetric):
     """All scores of a representation, from codes that come batch by batch.
 
     See :func:`~pellucid.metrics.disentanglement.suite.score_table`. It holds

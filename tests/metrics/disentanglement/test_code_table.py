@@ -142,7 +142,7 @@ def test_other_wrong_options():
 def test_the_suite_has_each_score_with_its_spread():
     table = make("noisy")
     settings = ScoreSettings(num_train=400, num_test=200, resamplings=3, seed=4)
-    names = ["mig", "factor_vae_score", "total_correlation", "active_units"]
+    names = ["mig", "factor_vae_score", "active_units", "total_correlation"]
     found = score_table(table, settings, names=names)
     assert list(found.values) == names
     assert found.values["mig"] == mig(table, num_train=400, seed=4)
