@@ -51,8 +51,8 @@ class InterpretableModel(pl.LightningModule, ABC):
 
     requires: ClassVar[frozenset[str]] = frozenset({"image"})
     """Batch fields without which the model cannot train."""
-    monitor: ClassVar[str] = "val/loss"
-    """Figure by which the best checkpoint is chosen."""
+    monitor: ClassVar[str | None] = "val/loss"
+    """Figure by which the best checkpoint is chosen; None: the last epoch's is."""
     mode: ClassVar[Literal["min", "max"]] = "min"
     """Whether a smaller or a larger ``monitor`` is better."""
     num_units: int | None = None
@@ -200,9 +200,8 @@ class InterpretableModel(pl.LightningModule, ABC):
     def _step_and_log(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         with watch(self, None if stage == "train" else self.unit_metrics.layer) as seen:
             outputs = self.step(batch, stage)
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, StepCallback):
-                callback.on_step(self.trainer, outputs, stage)
+        if stage != "train" or self.automatic_optimization:
+            self._show(outputs, stage)
         size = len(batch["image"])
         scalars = {f"{stage}/{k}": v.detach() for k, v in outputs.items() if v.ndim == 0}
         self.log_dict(scalars, batch_size=size, on_step=False, on_epoch=True, sync_dist=True)
@@ -216,6 +215,12 @@ class InterpretableModel(pl.LightningModule, ABC):
             for name, metric in metrics.items():
                 self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=size)
         return outputs
+
+    def _show(self, outputs: Mapping[str, Tensor], stage: Stage) -> None:
+        """Call the callbacks that look at steps; where optimisation is manual, ``step`` does so."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, StepCallback):
+                callback.on_step(self.trainer, outputs, stage)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Lightning's hook."""
