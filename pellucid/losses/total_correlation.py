@@ -171,8 +171,10 @@ def discriminator_loss(sampled: Tensor, permuted: Tensor) -> Tensor:
         Scalar, nats per code; ``log 2`` where it cannot tell. Source: Kim and Mnih 2018,
         algorithm 2.
     """
-    kinds = [logits.new_full((len(logits),), kind, dtype=torch.int64)
-             for kind, logits in enumerate((sampled, permuted))]
+    kinds = [
+        logits.new_full((len(logits),), kind, dtype=torch.int64)
+        for kind, logits in enumerate((sampled, permuted))
+    ]
     return (
         F.cross_entropy(sampled.float(), kinds[0]) + F.cross_entropy(permuted.float(), kinds[1])
     ) / 2
