@@ -165,6 +165,7 @@ class Ticks(pl.Callback):
         self.now, self.ticks = now, []
 
     def on_train_batch_end(self, *_: Any) -> None:
+        """Look at the clock."""
         self.ticks.append(self.now())
 
 
