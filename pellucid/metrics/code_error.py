@@ -99,11 +99,11 @@ class _CodeError(Metric):
         """The error."""
 
 
-class CodeErrorHungarian(_CodeError):
+class CodeErrorHungarian(_CodeError):  # noqa: N818 - a share, no exception
     """Error of a categorical code under the best assignment to labels; lower is better.
 
-    See :func:`code_error_hungarian` for the definition. It holds ``8 K C`` bytes, however many images
-    there are.
+    See :func:`code_error_hungarian` for the definition. It holds ``8 K C`` bytes,
+    however many images there are.
 
     Args:
         num_codes: Number of categories of the code, ``K``.
@@ -118,11 +118,11 @@ class CodeErrorHungarian(_CodeError):
         return code_error_hungarian(self.counts)
 
 
-class CodeErrorMajority(_CodeError):
+class CodeErrorMajority(_CodeError):  # noqa: N818 - a share, no exception
     """Error of a categorical code where each category stands for its majority; lower is better.
 
-    See :func:`code_error_majority` for the definition. It holds ``8 K C`` bytes, however many images
-    there are.
+    See :func:`code_error_majority` for the definition. It holds ``8 K C`` bytes,
+    however many images there are.
 
     Args:
         num_codes: Number of categories of the code, ``K``.
