@@ -55,7 +55,6 @@ def test_large_features_lose_nothing_to_rounding():
 
 def test_fewer_than_two_images_are_nan():
     metric = ClassifierFID(2)
-    assert metric.compute().isnan()
     metric.update(torch.zeros(5, 2), torch.zeros(1, 2))
     assert metric.compute().isnan()
 

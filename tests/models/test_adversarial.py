@@ -178,8 +178,9 @@ def test_a_player_takes_no_gradient_in_the_turn_of_another():
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
-    whole, model = duel(), duel(poison_step=3)
+    whole = duel()
     fit(whole, max_steps=2)
+    model = duel(poison_step=3)
     before = [p.clone() for p in whole.generator.parameters()]
     with pytest.raises(RunFailure, match=r"generator_loss is nan \(epoch 0, step 3\)"):
         fit(model, callbacks=[FiniteLoss()])

@@ -41,6 +41,7 @@ def test_shapes_and_range(name, channels):
     assert make_head(name, 7, 16)(found).shape == (3, 7)
 
 
+@torch.no_grad()
 def test_weights_begin_as_published():
     generator = make_generator("infogan_mnist", 74, 1)
     fully = generator[3]

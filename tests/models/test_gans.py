@@ -292,7 +292,7 @@ def test_a_whole_run_is_judged(name, judge, tmp_path):
     # The squares are normalised: what the model knows of it came from the data module.
     assert model.image_range.std.tolist() == pytest.approx([0.229, 0.224, 0.225])
     assert model.eval().explain(batch_of(2, 3)).traversals.images.isfinite().all()
-    figures = tested(run, checkpoint, tmp_path / "judged")
+    figures = figures_of_test(run, checkpoint, tmp_path / "judged")
     assert figures["test/classifier_fid"] > 0
     if name == "ACGAN":
         assert 0 <= figures["test/judged_accuracy"] <= 1
@@ -302,7 +302,7 @@ def test_a_whole_run_is_judged(name, judge, tmp_path):
         assert 0 <= figures["test/code_error_hungarian_2"] <= 1
 
 
-def tested(run: Path, checkpoint: Path, root: Path) -> dict[str, float]:
+def figures_of_test(run: Path, checkpoint: Path, root: Path) -> dict[str, float]:
     words = ["test", "--config", run / "config.yaml", "--ckpt_path", checkpoint]
     assert call(*words, "--run_root", root) == 0
     text = (only_run(root) / "metrics.csv").read_text().strip().splitlines()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from einops import repeat
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,9 +23,10 @@ class Codes:
     def repeated(self, times: int) -> Self:
         """Each row ``times`` times, one after the other."""
         return type(self)(
-            noise=repeat(self.noise, "b n -> (b s) n", s=times),
-            continuous=repeat(self.continuous, "b c -> (b s) c", s=times),
-            categories=repeat(self.categories, "b k -> (b s) k", s=times),
+            # In memory of their own, so that one code can be given other values.
+            noise=self.noise.repeat_interleave(times, 0),
+            continuous=self.continuous.repeat_interleave(times, 0),
+            categories=self.categories.repeat_interleave(times, 0),
         )
 
 
