@@ -74,6 +74,17 @@ class SeededDataset(Dataset[Batch]):
             torch.manual_seed(_mix(self.seed, epoch, index))
             return self.dataset[index]
 
+    def __getitems__(self, positions: list[int]) -> Batch | list[Batch]:
+        """What a loader asks for: a ready batch where the data set can make one, else its items.
+
+        A data set makes batches if it has a method of this name, from a list of indices. They must
+        hold the same values as its items.
+        """
+        at_once = getattr(self.dataset, "__getitems__", None)
+        if self.random or at_once is None:
+            return [self[position] for position in positions]
+        return cast(Batch, at_once([position % self.length for position in positions]))
+
 
 def _mix(*numbers: int) -> int:
     """One well-spread 63-bit seed from several numbers (splitmix64 over their sequence)."""
@@ -106,6 +117,9 @@ class ImageDataModule(pl.LightningDataModule, ABC):
 
     augments: bool = False
     """Whether training images change from epoch to epoch."""
+
+    on_device: bool = False
+    """Whether batches are made on the accelerator, so that there is nothing to be copied there."""
 
     training_seed: int = 0
     """Added to ``seed`` for the order and the augmentation of training images. The command line
@@ -163,6 +177,16 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         """Names of the landmarks, in the order of ``parts``; empty where there are none."""
         return ()
 
+    @property
+    def factor_names(self) -> Sequence[str]:
+        """Names of the generative factors, in the order of ``factors``; empty without any."""
+        return ()
+
+    @property
+    def factor_sizes(self) -> Sequence[int | None]:
+        """Number of values of each factor, which are 0, 1, ...; None: it is continuous."""
+        return ()
+
     def transform_image(self, image: Image.Image) -> Tensor:
         """Prepare a user's own image as a test image is prepared.
 
@@ -212,7 +236,8 @@ class ImageDataModule(pl.LightningDataModule, ABC):
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            # Memory of the accelerator cannot be pinned.
+            pin_memory=torch.cuda.is_available() and not self.on_device,
             drop_last=shuffle and len(dataset) % self.batch_size == 1 and len(dataset) > 1,
             collate_fn=collate,
             # A loader without one draws from the global generator, but not when a resumed run does.
@@ -236,6 +261,6 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return self.dataloader("test")
 
 
-def collate(items: list[Any]) -> Batch:
-    """Stack items to a batch of plain tensors."""
-    return cast(Batch, default_collate(items))
+def collate(items: list[Any] | Batch) -> Batch:
+    """Stack items to a batch of plain tensors; a ready batch stays as it is."""
+    return cast(Batch, default_collate(items) if isinstance(items, list) else items)

@@ -38,8 +38,8 @@ class Crops:
     def __len__(self) -> int:
         return len(self._opened())
 
-    def __getitem__(self, index: int) -> Tensor:
-        """(C, H, W) uint8, a copy."""
+    def __getitem__(self, index: int | npt.NDArray[np.int64]) -> Tensor:
+        """(C, H, W) uint8 of an index, (B, C, H, W) of B of them; a copy."""
         return torch.from_numpy(np.array(self._opened()[index]))
 
     def _opened(self) -> npt.NDArray[np.uint8]:
@@ -119,10 +119,6 @@ def build(
 ) -> None:
     """Decode all images and write the cache.
 
-    Processes that build the same cache at once each write their own files and then put them in
-    place, the second replacing the first's by equal ones; a process that dies leaves the cache as
-    it was.
-
     Args:
         folder: Where to write.
         name: The cache's name.
@@ -134,26 +130,52 @@ def build(
     Raises:
         DataError: An image cannot be read, or the cache cannot be written.
     """
-    shape = tuple(decode(0).shape)
+
+    def fill(pixels: npt.NDArray[np.uint8]) -> None:
+        def store(index: int) -> None:
+            pixels[index] = decode(index).numpy()
+
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            stored = pool.map(store, range(length))
+            for _ in tqdm(stored, f"decoding {name}", length, delay=2, leave=False, unit="image"):
+                pass
+
+    write(folder, name, key, (length, *decode(0).shape), fill, tables)
+
+
+def write(
+    folder: Path,
+    name: str,
+    key: str,
+    shape: tuple[int, ...],
+    fill: Callable[[npt.NDArray[np.uint8]], None],
+    tables: dict[str, npt.NDArray[Any]],
+) -> None:
+    """Write a cache.
+
+    Processes that write the same cache at once each write their own files and then put them in
+    place, the second replacing the first's by equal ones; a process that dies leaves the cache as
+    it was.
+
+    Args:
+        folder: Where to write.
+        name: The cache's name.
+        key: Fingerprint of what it is made from.
+        shape: Of all images, (N, C, H, W).
+        fill: Puts the images into an array of this shape, uint8.
+        tables: Arrays to keep with the images.
+
+    Raises:
+        DataError: The cache cannot be written.
+    """
     try:
         with _replacing(folder / f"{name}.npy") as temporary:
-            pixels = np.lib.format.open_memmap(
-                temporary, mode="w+", dtype=np.uint8, shape=(length, *shape)
-            )
-
-            def store(index: int) -> None:
-                pixels[index] = decode(index).numpy()
-
-            with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-                stored = pool.map(store, range(length))
-                for _ in tqdm(
-                    stored, f"decoding {name}", length, delay=2, leave=False, unit="image"
-                ):
-                    pass
+            pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+            fill(pixels)
             pixels.flush()
         # Last, because it vouches for the images.
         with _replacing(folder / f"{name}.npz") as temporary, temporary.open("wb") as file:
-            np.savez(file, key=np.array(key), length=np.array(length), **cast(Any, tables))
+            np.savez(file, key=np.array(key), length=np.array(shape[0]), **cast(Any, tables))
     except OSError as error:
         raise DataError(
             f"cannot write cache {folder / name} ({error}); name another folder with cache_dir"

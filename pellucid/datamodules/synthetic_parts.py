@@ -14,7 +14,6 @@ from pellucid.datamodules.base import ImageDataModule, Split, collate
 from pellucid.datamodules.figures.render import (
     SIZE_MAX,
     SIZE_MIN,
-    RenderedFigures,
     check_parts,
     part_masks,
     render_figures,
@@ -23,7 +22,7 @@ from pellucid.datamodules.figures.shapes import PARTS, SHAPES
 from pellucid.datamodules.figures.specs import (
     CLASSES_MAX,
     CLASSES_MIN,
-    FACTOR_NAMES,
+    FACTORS,
     FigureSpecs,
     class_members,
     draw_specs,
@@ -69,11 +68,8 @@ class SyntheticParts(ImageDataModule):
     """
 
     provides: ClassVar[frozenset[str]] = FIELDS
-    augments = False
     label_parts: ClassVar[tuple[str, ...]] = ("head", "tail")
     """The parts that the class depends on, both together."""
-    factor_names: ClassVar[tuple[str, ...]] = FACTOR_NAMES
-    """Names of the factors, in the order of ``factors``."""
 
     # Measured on the default training split.
     mean = (0.58, 0.58, 0.56)
@@ -123,6 +119,16 @@ class SyntheticParts(ImageDataModule):
     def part_names(self) -> tuple[str, ...]:
         """Names of the parts, in the order of ``parts`` and ``part_masks``."""
         return PARTS
+
+    @property
+    def factor_names(self) -> tuple[str, ...]:
+        """Names of the factors, in the order of ``factors``."""
+        return tuple(FACTORS)
+
+    @property
+    def factor_sizes(self) -> tuple[int | None, ...]:
+        """Number of values of each category; None for measured factors: angle, size and place."""
+        return tuple(len(factor.names) or None for factor in FACTORS.values())
 
     def length(self, split: Split) -> int:
         """Number of images in a split; ``all`` is train, val and test, one after the other."""
@@ -266,10 +272,8 @@ class FigureDataset(Dataset[Batch]):
         self.labels, self.factors = torch.from_numpy(labels), torch.from_numpy(specs.factors)
         spread = torch.tensor(std)[:, None, None]
         self.scale, self.shift = 1 / (255 * spread), -torch.tensor(mean)[:, None, None] / spread
-        bytes_needed = 4 * len(specs) * size**2
-        self.rendered: RenderedFigures | None = None
-        if bytes_needed <= _BYTES_KEPT:
-            self.rendered = render_figures(specs, size, removed)
+        fits = 4 * len(specs) * size**2 <= _BYTES_KEPT
+        self.rendered = render_figures(specs, size, removed) if fits else None
 
     def __len__(self) -> int:
         return len(self.specs)

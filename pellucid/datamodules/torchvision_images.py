@@ -32,8 +32,8 @@ class Prepare:
     std: Sequence[float]
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(channels, size, size) float of (1 or 3, H, W) uint8."""
-        if self.channels == 1 and len(pixels) == 3:
+        """(..., channels, size, size) float of (..., 1 or 3, H, W) uint8."""
+        if self.channels == 1 and pixels.shape[-3] == 3:
             pixels = F.rgb_to_grayscale(pixels)
         if tuple(pixels.shape[-2:]) != (self.size, self.size):
             pixels = F.resize(pixels, [self.size, self.size], antialias=True)
@@ -187,3 +187,14 @@ class _BytesDataset(Dataset[Batch]):
             "label": self.labels[index],
             "index": torch.tensor(index),
         }
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """A batch at once."""
+        index = torch.tensor(indices)
+        rows = self.rows[index]
+        first = self.images[0]
+        pixels = first[rows.clamp(max=len(first) - 1)]
+        if len(self.images) > 1:
+            later = rows >= len(first)
+            pixels[later] = self.images[1][rows[later] - len(first)]
+        return {"image": self.prepare(pixels), "label": self.labels[index], "index": index}
