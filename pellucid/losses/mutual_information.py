@@ -66,7 +66,7 @@ def fitted_information(squared_error: Tensor) -> Tensor:
     return (math.log(2) - (2 * math.pi * math.e * variance).log() / 2).clamp(min=0)
 
 
-def paired_information(first: Tensor, second: Tensor) -> Tensor:
+def paired_information(first: Tensor, second: Tensor, balance: float = 1.0) -> Tensor:
     r"""Mutual information of the categories given to images and to their transformed copies.
 
     :math:`\sum_{ij} P_{ij} \log (P_{ij} / (P_i P_j))`, where :math:`P_{ij}`, made symmetric, is the
@@ -77,16 +77,19 @@ def paired_information(first: Tensor, second: Tensor) -> Tensor:
     Args:
         first: (B, K) logits of the images.
         second: (B, K) logits of their copies.
+        balance: Weight of the entropy of the categories, at least 0; above 1 it counts more that
+            all are used than that the two agree, and the value is no mutual information any more.
 
     Returns:
-        Scalar from 0 to log K nats. Source: Ji, Henriques, Vedaldi, *Invariant Information
-        Clustering*, ICCV 2019 (arXiv 1807.06653), equations 2 and 3.
+        Scalar in nats; from 0 to log K where ``balance`` is 1. Source: Ji, Henriques, Vedaldi,
+        *Invariant Information Clustering*, ICCV 2019 (arXiv 1807.06653), equations 2 and 3, and
+        their coefficient of the entropy.
     """
     left, right = (gather_with_gradient(logits.float()).softmax(1) for logits in (first, second))
     joint = left.T @ right / len(left)
     joint = ((joint + joint.T) / 2).clamp(min=torch.finfo(joint.dtype).tiny)
     rows, columns = joint.sum(1, keepdim=True), joint.sum(0, keepdim=True)
-    return (joint * (joint.log() - rows.log() - columns.log())).sum()
+    return (joint * (joint.log() - balance * (rows.log() + columns.log()))).sum()
 
 
 class CategoricalInformationLoss(nn.Module):

@@ -249,6 +249,9 @@ class AdversarialGenerator(AdversarialModel):
             getattr(changed, row.field)[:, row.column] = row.values.repeat(count)
             drawn.append(rearrange(self.draw(changed), "(b s) c h w -> b s c h w", b=count))
         values = torch.stack([rows[i].values.to(codes.noise.dtype) for i in order])
+        # Noise cannot be read from an image.
+        known = all(row.field != "noise" for row in rows)
+        read = [getattr(codes, rows[i].field)[:, rows[i].column] for i in order]
         return Traversals(
             images=torch.stack(drawn, 1),
             values=repeat(values, "u s -> b u s", b=count),
@@ -256,6 +259,7 @@ class AdversarialGenerator(AdversarialModel):
             kinds=tuple(rows[i].kind for i in order),
             importance=importance[order],
             importance_name=name,
+            codes=torch.stack(read, 1).to(values.dtype) if known else None,
         )
 
     def rows(self, reach: float, names: Sequence[str]) -> list[Row]:

@@ -65,6 +65,8 @@ class InfoGAN(AdversarialGenerator):
         continuous_weight: Likewise of the continuous ones.
         pairs_weight: Weight of the mutual information of the categories of real images and of their
             copies, at least 0; 0 in the paper.
+        pairs_balance: Weight in it of the entropy of the categories, at least 0. Above 1, fewer
+            runs end with a category that no real image has while two kinds share another.
         pairs_strength: How far copies are turned, scaled, sheared and shifted; see
             :func:`pellucid.models.layers.random_affine.random_affine`.
         q_hidden: Width of the layer between the trunk and Q's codes.
@@ -97,6 +99,7 @@ class InfoGAN(AdversarialGenerator):
         categorical_weight: float = 1.0,
         continuous_weight: float = 1.0,
         pairs_weight: float = 0.0,
+        pairs_balance: float = 1.0,
         pairs_strength: float = 0.15,
         q_hidden: int = 128,
         lr: float = 1e-3,
@@ -112,6 +115,7 @@ class InfoGAN(AdversarialGenerator):
             ("categorical_weight", categorical_weight),
             ("continuous_weight", continuous_weight),
             ("pairs_weight", pairs_weight),
+            ("pairs_balance", pairs_balance),
             ("pairs_strength", pairs_strength),
         ):
             if value < 0:
@@ -140,7 +144,8 @@ class InfoGAN(AdversarialGenerator):
         )
         self.save_hyperparameters()
         self.categorical_weight, self.continuous_weight = categorical_weight, continuous_weight
-        self.pairs_weight, self.pairs_strength = pairs_weight, pairs_strength
+        self.pairs_weight, self.pairs_balance = pairs_weight, pairs_balance
+        self.pairs_strength = pairs_strength
         self.num_codes = codes.num_codes
         self.q = make_head(network, codes.num_codes, q_hidden)
         # What Q missed of each code in late updates: mean squared errors, then cross-entropies.
@@ -208,7 +213,8 @@ class InfoGAN(AdversarialGenerator):
     def _paired(self, first: Tensor, second: Tensor) -> Tensor:
         """Of the categories of real images and of their copies, summed over categorical codes."""
         pairs = zip(self.split(first)[1], self.split(second)[1], strict=True)
-        return torch.stack([paired_information(a, b) for a, b in pairs]).sum()
+        each = [paired_information(a, b, self.pairs_balance) for a, b in pairs]
+        return torch.stack(each).sum()
 
     @torch.no_grad()
     def _remember(self, outputs: Tensor, codes: Codes) -> None:

@@ -60,7 +60,7 @@ def test_codes_that_are_not_found_carry_nothing():
     assert fitted_information(torch.zeros(1)).isfinite().all()
 
 
-def paired_loop(first: Tensor, second: Tensor) -> float:
+def paired_loop(first: Tensor, second: Tensor, balance: float = 1.0) -> float:
     count, categories = first.shape
     left, right = first.double().softmax(1).tolist(), second.double().softmax(1).tolist()
     joint = [[0.0] * categories for _ in range(categories)]
@@ -70,16 +70,18 @@ def paired_loop(first: Tensor, second: Tensor) -> float:
                 joint[i][j] += (a[i] * b[j] + a[j] * b[i]) / (2 * count)
     marginal = [sum(row) for row in joint]
     return sum(
-        joint[i][j] * math.log(joint[i][j] / (marginal[i] * marginal[j]))
+        joint[i][j] * (math.log(joint[i][j]) - balance * math.log(marginal[i] * marginal[j]))
         for i in range(categories)
         for j in range(categories)
     )
 
 
-def test_pairs_against_a_loop():
+@pytest.mark.parametrize("balance", [1.0, 2.0])
+def test_pairs_against_a_loop(balance):
     first, second = torch.randn(9, 4), torch.randn(9, 4)
-    expected = paired_loop(first, second)
-    assert float(paired_information(first, second)) == pytest.approx(expected, rel=1e-4)
+    expected = paired_loop(first, second, balance)
+    found = float(paired_information(first, second, balance))
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_pairs_at_their_ends():

@@ -159,6 +159,7 @@ def test_an_explanation_has_a_row_for_each_code(name, channels):
     assert found.scores.shape == (4, 3 if name == "ACGAN" else 0)
     again = model.explain({"image": batch["image"]}).traversals
     assert torch.equal(again.images, shown.images)
+    assert (shown.codes is None) == (name == "GAN")
 
 
 def test_a_row_changes_one_code_and_keeps_what_q_reads():
@@ -175,6 +176,9 @@ def test_a_row_changes_one_code_and_keeps_what_q_reads():
     codes, read, _ = model.infer(batch["image"])
     torch.testing.assert_close(read, torch.cat([mean, *[q.softmax(1) for q in logits]], 1))
     torch.testing.assert_close(found.codes, read)
+    chosen = torch.stack([logits[1].argmax(1), logits[0].argmax(1)], 1)
+    torch.testing.assert_close(shown.codes[:, [0, 2]], chosen.float())
+    torch.testing.assert_close(shown.codes[:, [3, 1]], mean)
     codes.continuous[:, 1] = 2.0
     torch.testing.assert_close(shown.images[:, 1, 9], model.draw(codes))
     # Where the code has the value that Q reads, the picture is the reconstruction.
@@ -192,6 +196,7 @@ def test_acgan_shows_each_class_and_reconstructs_the_target():
     assert torch.equal(found.target, target)
     predicted = model.explain(batch)
     assert torch.equal(predicted.target, predicted.scores.argmax(1))
+    assert found.traversals.codes.tolist() == [[2], [0], [1], [1]]
 
 
 def test_the_running_mean_draws_in_evaluation():
