@@ -107,7 +107,7 @@ def test_wrong_codes(arguments, message):
 def test_the_running_mean_against_a_loop():
     network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
     average = EMA(network, 0.5)
-    expected = float(network[0].weight)
+    expected = network[0].weight.item()
     for step in range(1, 20):
         with torch.no_grad():
             network[0].weight.fill_(step**2)

@@ -162,6 +162,7 @@ def test_an_explanation_has_a_row_for_each_code(name, channels):
     assert (shown.codes is None) == (name == "GAN")
 
 
+@torch.no_grad()
 def test_a_row_changes_one_code_and_keeps_what_q_reads():
     model, batch = make("InfoGAN").eval(), batch_of(2)
     model.missed.copy_(torch.tensor([1.0, 0.2, 1.05, 0.01]))
