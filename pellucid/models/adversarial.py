@@ -2,9 +2,8 @@
 
 Under Lightning this is manual optimisation:
 
-- A batch is one *update*: each player takes its turn, in the order of :meth:`~AdversarialModel.turns`
-  (gradients zeroed, loss, backward, clipping, optimiser step), while the weights of the others
-  stand still and take no gradient.
+- A batch is one *update*: each player takes its turn (gradients zeroed, loss, backward, clipping,
+  optimiser step), while the weights of the others stand still and take no gradient.
 - Lightning's ``global_step`` counts every ``optimizer.step()``, so it grows by the number of turns
   with each batch, and so does what ``trainer.max_steps`` limits: 5,000 updates of two players are
   ``max_steps: 10000``. :attr:`~AdversarialModel.updates` counts updates.
@@ -115,7 +114,10 @@ class AdversarialModel(InterpretableModel):
         """Take over how the data module normalises; see :meth:`InterpretableModel.setup`."""
         super().setup(stage)
         if (data := getattr(self.trainer, "datamodule", None)) is not None:
-            self.image_range.use(data.mean, data.std)
+            try:
+                self.image_range.use(data.mean, data.std)
+            except ValueError as error:
+                raise UserError("model.channels", str(error)) from error
 
     def configure_optimizers(self) -> Any:
         """Adam for each player, in the order of their turns."""

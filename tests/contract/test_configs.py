@@ -21,6 +21,7 @@ from pellucid.cli.options import PellucidCLI
 from pellucid.models.base import InterpretableModel
 from tests.datamodules.test_animal_part import CAT, FOX, write_category, write_negatives
 from tests.datamodules.test_cub200_parts import write_cub
+from tests.datamodules.test_mnist import published
 from tests.helpers import call, only_run, write_photos
 
 EXPERIMENTS = {name: path for name, path in shipped_configs().items() if "/" not in name}
@@ -49,11 +50,20 @@ def small_birds(root: Path) -> list[str]:
     return ["--data.image_size=64", f"--data.root={root}"]
 
 
+def small_digits(root: Path) -> list[str]:
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for name, content in published().items():
+        (folder / name).write_bytes(content)
+    return [f"--data.root={root}"]
+
+
 SMALL_DATA: dict[str, Callable[[Path], list[str]]] = {
     "SyntheticParts": small_figures,
     "AnimalPart": small_animals,
     "ImageFolderParts": small_photos,
     "CUB200Parts": small_birds,
+    "MNIST": small_digits,
 }
 """Options that make each data set small, after writing its files where it has any."""
 
@@ -96,7 +106,8 @@ def test_from_the_config_to_an_explanation(name, tmp_path, monkeypatch):
     class_: type[InterpretableModel] = load_class("model", cli.given.values)
     checkpoint = run / "checkpoints" / "best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)
-    assert saved["global_step"] == 2
+    # Where networks play against each other, each has an optimiser whose steps count.
+    assert saved["global_step"] == 2 * len(saved["optimizer_states"])
     # Nothing but the checkpoint rebuilds the model.
     model = class_.load_from_checkpoint(checkpoint, weights_only=True, map_location="cpu").eval()
     for key, value in model.state_dict().items():
@@ -108,6 +119,10 @@ def test_from_the_config_to_an_explanation(name, tmp_path, monkeypatch):
     assert explanation.scores.isfinite().all()
     assert explanation.target.shape == (count,)
     parts = [explanation.maps, explanation.positions, explanation.contributions]
+    if (shown := explanation.traversals) is not None:
+        parts.append(shown.images)
+        assert shown.values.shape == shown.images.shape[:3]
+        assert len(shown.names) == len(shown.kinds) == len(shown.importance)
     assert any(part is not None for part in parts)
     for part in parts:
         assert part is None or (len(part) == count and part.isfinite().all())
