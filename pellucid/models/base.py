@@ -18,6 +18,7 @@ from pellucid.models.backbones import (
     Normalisation,
     normalisation_of,
 )
+from pellucid.models.code_scores import CodeScores
 from pellucid.models.explanation import Explanation
 from pellucid.models.unit_metrics import UnitMetrics, watch
 
@@ -55,6 +56,12 @@ class InterpretableModel(pl.LightningModule, ABC):
     """Figure by which the best checkpoint is chosen; None: the last epoch's is."""
     mode: ClassVar[Literal["min", "max"]] = "min"
     """Whether a smaller or a larger ``monitor`` is better."""
+    tests_all: ClassVar[bool] = True
+    """Whether ``pellucid run`` also tests on every image of the data set."""
+    num_codes: int | None = None
+    """Number of codes, ``L``, that the disentanglement scores judge in every run. :meth:`step` then
+    returns ``codes`` (B, L) in all stages but training, and ``kl_per_latent`` (B, L) in nats where
+    the model has it. None: no such scores, unless ``code_scores`` names a layer."""
     num_units: int | None = None
     """Number of units that the metrics of units measure in every run. :meth:`step` then returns
     ``maps`` (B, U, h, w) and, in tests, what :meth:`lacks` does not name, and so does
@@ -65,6 +72,7 @@ class InterpretableModel(pl.LightningModule, ABC):
         self.stage_metrics = nn.ModuleDict()
         self.skipped_metrics: dict[str, str] = {}
         self.unit_metrics = UnitMetrics()
+        self.code_scores = CodeScores()
         self._suite: dict[Stage, frozenset[str]] = {}
         self._normalisation: Normalisation | None = None
         self._test_stage: Stage = "test"
@@ -173,6 +181,7 @@ class InterpretableModel(pl.LightningModule, ABC):
         data = getattr(self.trainer, "datamodule", None)
         if data is None or len(self.stage_metrics):
             return
+        self.skipped_metrics |= self.code_scores.skipped(self, data)
         stages: tuple[Stage, ...] = get_args(Stage)
         for name in stages:
             suite, skipped = self.unit_metrics.make(self, data, name)
@@ -198,7 +207,10 @@ class InterpretableModel(pl.LightningModule, ABC):
             self._test_stage = before
 
     def _step_and_log(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
-        with watch(self, None if stage == "train" else self.unit_metrics.layer) as seen:
+        layers = [
+            None if stage == "train" else x.layer for x in (self.unit_metrics, self.code_scores)
+        ]
+        with watch(self, layers[0]) as seen, watch(self, layers[1]) as codes_seen:
             outputs = self.step(batch, stage)
         if stage != "train" or self.automatic_optimization:
             self._show(outputs, stage)
@@ -214,6 +226,8 @@ class InterpretableModel(pl.LightningModule, ABC):
                 self.unit_metrics.update(self, suite, detached, batch, seen)
             for name, metric in metrics.items():
                 self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=size)
+        if stage != "train":
+            self.code_scores.update(self, outputs, batch, codes_seen)
         return outputs
 
     def _show(self, outputs: Mapping[str, Tensor], stage: Stage) -> None:
@@ -221,6 +235,22 @@ class InterpretableModel(pl.LightningModule, ABC):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, StepCallback):
                 callback.on_step(self.trainer, outputs, stage)
+
+    def on_validation_epoch_start(self) -> None:
+        """Lightning's hook."""
+        self.code_scores.begin(self, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Lightning's hook."""
+        self.code_scores.end(self, "val")
+
+    def on_test_epoch_start(self) -> None:
+        """Lightning's hook."""
+        self.code_scores.begin(self, self._test_stage)
+
+    def on_test_epoch_end(self) -> None:
+        """Lightning's hook."""
+        self.code_scores.end(self, self._test_stage)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Lightning's hook."""
