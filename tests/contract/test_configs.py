@@ -58,12 +58,17 @@ def small_digits(root: Path) -> list[str]:
     return [f"--data.root={root}"]
 
 
+def small_sprites(root: Path) -> list[str]:
+    return [f"--data.{split}_size=12" for split in ("train", "val", "test")]
+
+
 SMALL_DATA: dict[str, Callable[[Path], list[str]]] = {
     "SyntheticParts": small_figures,
     "AnimalPart": small_animals,
     "ImageFolderParts": small_photos,
     "CUB200Parts": small_birds,
     "MNIST": small_digits,
+    "DSprites": small_sprites,
 }
 """Options that make each data set small, after writing its files where it has any."""
 
