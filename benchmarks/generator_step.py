@@ -3,7 +3,8 @@
     python benchmarks/generator_step.py [--models VAE BetaVAE ...] [--steps 40] [--rounds 5]
 
 Ours runs under Lightning with what the command line adds (loggers, watched losses, clock). The bare
-loop has the same networks, the objective written out, Adam and our data loader; a third loop has an
+loop has the same networks in PyTorch's default layout, the objective written out, Adam as it comes
+and our data loader; a third loop has an
 ordinary ``DataLoader`` that decodes one item at a time, from PNG files or from an npz file. Turn by
 turn in one process; per step the processor's time, which other work on the machine disturbs least,
 or with ``--clock wall`` the wall's, as it must be on an accelerator.
@@ -200,7 +201,8 @@ def loop(
     prepare: Callable[[Any], Tensor],
 ) -> list[float]:
     """Seconds of each step of the bare loop."""
-    step = case.bare(case.make().to(device), device)
+    model = case.make().to(device).to(memory_format=torch.contiguous_format)
+    step = case.bare(model, device)
     ticks = []
     for _ in range(steps):
         step(prepare(next(batches)))

@@ -145,8 +145,8 @@ def test_the_capacity_rises_in_training_and_is_kept():
 
 
 def test_the_gradient_is_that_of_finite_differences():
-    model, batch = make("tcvae").double(), {"image": images(3)["image"].double()}
-    # The network works in double precision, the losses in single: a wide step.
+    model, batch = make("tcvae"), images(3)
+    # Losses are in single precision: a wide step.
     weight, step = model.encoder[1].bias, 3e-2
     figures(model, batch)["loss"].backward()
     at = weight.grad.abs().argmax()
@@ -161,16 +161,17 @@ def test_the_gradient_is_that_of_finite_differences():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_it_learns_and_explains(name):
-    model = make(name, lr=1e-3)
-    loop = trainer(max_epochs=20, limit_val_batches=1)
-    before = figures(model.eval(), images())["reconstruction"]
-    loop.fit(model, TinyData(length=16))
-    assert loop.global_step == 40 * (2 if name == "factor" else 1)
+    model, data = make(name, lr=1e-3), TinyData(length=16)
+    model.image_range.use(data.mean, data.std)
+    batch = next(iter(data.dataloader("train")))
+    before = figures(model.eval(), batch)["reconstruction"]
+    loop = trainer(max_epochs=8, limit_val_batches=1)
+    loop.fit(model, data)
+    assert loop.global_step == 16 * (2 if name == "factor" else 1)
     start = loop.callback_metrics
     assert {"train/loss", "val/loss", "val/elbo", "val/kl", "val/reconstruction"} <= start.keys()
     assert ("val/total_correlation_estimate" in start) == (name in ("tcvae", "factor"))
-    batch = next(iter(TinyData().test_dataloader()))
-    assert figures(model.eval(), batch)["reconstruction"] < before
+    assert figures(model.eval(), batch)["reconstruction"] < before - 1
     check_explanation(model, batch)
 
 
