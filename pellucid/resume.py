@@ -47,6 +47,13 @@ class Checkpoint(ModelCheckpoint):
         )
 
     @property
+    def state_key(self) -> str:
+        """Where the checkpoint holds the state of this callback."""
+        key = super().state_key
+        # Beside last.ckpt, best.ckpt watches nothing either where the model names no monitor.
+        return key if self.monitor or self.filename == "last" else f"{key}, {self.filename}"
+
+    @property
     def path(self) -> Path:
         """The file."""
         return Path(self.format_checkpoint_name({}))

@@ -36,6 +36,7 @@ SMALL = {
     "SyntheticParts": [f"--data.{split}_size=12" for split in ("train", "val", "test")],
     "AnimalPart": ["--data.image_size=64"],
     "ImageFolderParts": ["--data.image_size=64"],
+    "DSprites": [f"--data.{split}_size=12" for split in ("train", "val", "test")],
 }
 QUICK = ["accelerator=cpu", "devices=1", "strategy=auto", "enable_progress_bar=false"]
 

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
@@ -19,6 +19,13 @@ from pellucid.metrics.disentanglement.suite import ScoreSettings
 from pellucid.models.base import InterpretableModel
 from pellucid.models.code_scores import CodeScores
 from pellucid.models.unit_metrics import UnitMetrics
+
+_FROM_DATA: dict[str, Callable[[ImageDataModule], int]] = {
+    "num_classes": lambda data: data.num_classes,
+    "image_size": lambda data: data.image_size,
+    "channels": lambda data: len(data.mean),
+}
+"""Arguments of models that the data decide, where a model has them."""
 
 _LARGEST_SEED = 2**32 - 1
 _SEED_HELP = (
@@ -120,9 +127,8 @@ class PellucidCLI(LightningCLI):
         for name, default in defaults.items():
             key = f"scores.{name}"
             add(f"--{key}", type=types[key], default=default, help=_SCORE_HELP[name])
-        parser.link_arguments(
-            "data", "model.init_args.num_classes", lambda d: d.num_classes, apply_on="instantiate"
-        )
+        for name, find in _FROM_DATA.items():
+            parser.link_arguments("data", f"model.init_args.{name}", find, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; what is wrong is told in one line."""
@@ -136,7 +142,7 @@ class PellucidCLI(LightningCLI):
             raise UserError("seed_everything", problem)
 
     def instantiate_classes(self) -> None:
-        """Build the data, then the model, which takes its number of classes from the data."""
+        """Build the data, then the model, which takes what the data decide from them."""
         self.datamodule = self._build("data")
         self.datamodule.training_seed = int(self.config.seed_everything)
         if self.command == "explain":  # Its checkpoint rebuilds the model.
@@ -199,19 +205,27 @@ class PellucidCLI(LightningCLI):
         class_ = load_class(key, self.given.values)
         section = self.config[key]
         options = {**as_dict(section.get("init_args")), **as_dict(section.get("dict_kwargs"))}
-        if key == "model" and "num_classes" in constructor(class_)[0]:
-            number = self.datamodule.num_classes
-            if (own := options.get("num_classes")) not in (None, number):
-                raise UserError(
-                    "model.num_classes",
-                    f"{class_.__name__} is given {own}, {type(self.datamodule).__name__} has "
-                    f"{number}: leave it out, it is taken from the data",
-                )
-            options["num_classes"] = number
+        if key == "model":
+            options |= self._from_data(class_, options)
         try:
             return class_(**options)
         except Exception as error:
             raise blame(key, options, error) from error
+
+    def _from_data(self, class_: type, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What a model's constructor takes from the data, for it must be told nothing else."""
+        taken: dict[str, Any] = {}
+        for name in _FROM_DATA.keys() & constructor(class_)[0].keys():
+            number = _FROM_DATA[name](self.datamodule)
+            default = inspect.signature(class_).parameters[name].default
+            if (own := options.get(name)) not in (None, number, default):
+                raise UserError(
+                    f"model.{name}",
+                    f"{class_.__name__} is given {own}, {type(self.datamodule).__name__} has "
+                    f"{number}: leave it out, it is taken from the data",
+                )
+            taken[name] = number
+        return taken
 
     def make_trainer(self, callbacks: Sequence[Callback], loggers: Sequence[Any]) -> Trainer:
         """Build the trainer.
@@ -250,7 +264,8 @@ class PellucidCLI(LightningCLI):
         config = given.plain(self.config)
         config.pop("config", None)
         config["ckpt_path"] = None
-        config["model"].get("init_args", {}).pop("num_classes", None)
+        for name in _FROM_DATA:
+            config["model"].get("init_args", {}).pop(name, None)
         return config
 
 

@@ -52,8 +52,8 @@ class InterpretableModel(pl.LightningModule, ABC):
 
     requires: ClassVar[frozenset[str]] = frozenset({"image"})
     """Batch fields without which the model cannot train."""
-    monitor: ClassVar[str] = "val/loss"
-    """Figure by which the best checkpoint is chosen."""
+    monitor: ClassVar[str | None] = "val/loss"
+    """Figure by which the best checkpoint is chosen; None: the last epoch's is."""
     mode: ClassVar[Literal["min", "max"]] = "min"
     """Whether a smaller or a larger ``monitor`` is better."""
     tests_all: ClassVar[bool] = True
@@ -212,9 +212,8 @@ class InterpretableModel(pl.LightningModule, ABC):
         ]
         with watch(self, layers[0]) as seen, watch(self, layers[1]) as codes_seen:
             outputs = self.step(batch, stage)
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, StepCallback):
-                callback.on_step(self.trainer, outputs, stage)
+        if stage != "train" or self.automatic_optimization:
+            self._show(outputs, stage)
         size = len(batch["image"])
         scalars = {f"{stage}/{k}": v.detach() for k, v in outputs.items() if v.ndim == 0}
         self.log_dict(scalars, batch_size=size, on_step=False, on_epoch=True, sync_dist=True)
@@ -230,6 +229,12 @@ class InterpretableModel(pl.LightningModule, ABC):
         if stage != "train":
             self.code_scores.update(self, outputs, batch, codes_seen)
         return outputs
+
+    def _show(self, outputs: Mapping[str, Tensor], stage: Stage) -> None:
+        """Call the callbacks that look at steps; where optimisation is manual, ``step`` does so."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, StepCallback):
+                callback.on_step(self.trainer, outputs, stage)
 
     def on_validation_epoch_start(self) -> None:
         """Lightning's hook."""

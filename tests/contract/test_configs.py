@@ -125,7 +125,8 @@ def test_from_the_config_to_an_explanation(name, tmp_path, monkeypatch):
     class_: type[InterpretableModel] = load_class("model", cli.given.values)
     checkpoint = run / "checkpoints" / "best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)
-    assert saved["global_step"] == 2
+    # Where networks play against each other, each has an optimiser whose steps count.
+    assert saved["global_step"] == 2 * len(saved["optimizer_states"])
     # Nothing but the checkpoint rebuilds the model.
     model = class_.load_from_checkpoint(checkpoint, weights_only=True, map_location="cpu").eval()
     for key, value in model.state_dict().items():
@@ -137,6 +138,10 @@ def test_from_the_config_to_an_explanation(name, tmp_path, monkeypatch):
     assert explanation.scores.isfinite().all()
     assert explanation.target.shape == (count,)
     parts = [explanation.maps, explanation.positions, explanation.contributions]
+    if (shown := explanation.traversals) is not None:
+        parts.append(shown.images)
+        assert shown.values.shape == shown.images.shape[:3]
+        assert len(shown.names) == len(shown.kinds) == len(shown.importance)
     assert any(part is not None for part in parts)
     for part in parts:
         assert part is None or (len(part) == count and part.isfinite().all())

@@ -1,0 +1,174 @@
+"""FactorVAE: a total correlation that a discriminator estimates, weighted by gamma.
+
+Kim and Mnih, "Disentangling by Factorising", ICML 2018 (arXiv 1802.05983), algorithm 2.
+
+Where this differs from the paper:
+
+- The two batches of an update, one for the VAE and one whose codes are permuted, are the two halves
+  of a batch of the data module: the paper's 64 and 64 are ``data.batch_size: 128``.
+- Each device permutes the codes of its own images.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.batch import Batch
+from pellucid.losses.reconstruction import Likelihood
+from pellucid.losses.total_correlation import (
+    density_ratio_total_correlation,
+    discriminator_loss,
+    permute_codes,
+)
+from pellucid.models.adversarial import AdversarialModel, Turn
+from pellucid.models.base import Stage
+from pellucid.models.layers.encoders import EncoderName
+from pellucid.models.vae import VAE, Bound
+
+
+class FactorVAE(VAE, AdversarialModel):
+    """VAE and a discriminator that tells its codes from permuted ones.
+
+    The VAE minimises ``reconstruction + KL + gamma TC`` with the discriminator's estimate of the
+    total correlation of the sampled codes (``total_correlation_estimate``, nats); it is reported
+    as ``loss``, also outside of training. Every update counts twice in ``trainer.max_steps``, see
+    :mod:`pellucid.models.adversarial`.
+
+    Args:
+        image_size: Height and width of the images in pixels.
+        channels: Channels of the images.
+        gamma: Weight of the total correlation, at least 0.
+        discriminator_lr: Learning rate of the discriminator's Adam.
+        discriminator_width: Units in each hidden layer of the discriminator.
+        discriminator_layers: Hidden layers of the discriminator.
+        num_latents: Dimensions of the code.
+        encoder: See :class:`VAE`.
+        decoder: See :class:`VAE`.
+        likelihood: Of a pixel: ``bernoulli`` or ``gaussian``.
+        decoder_std: Standard deviation of a Gaussian pixel.
+        lr: Learning rate of the VAE's Adam.
+        gradient_clip: See :class:`pellucid.models.adversarial.AdversarialModel`.
+        traversal_range: Traversals show each latent from minus to plus this.
+        traversal_steps: At so many values.
+
+    Raises:
+        ValueError: An argument is outside its range.
+    """
+
+    monitor: ClassVar[str | None] = None
+    objective: ClassVar[str] = "vae"
+
+    def __init__(
+        self,
+        image_size: int,
+        channels: int,
+        gamma: float = 40.0,
+        discriminator_lr: float = 1e-4,
+        discriminator_width: int = 1000,
+        discriminator_layers: int = 6,
+        num_latents: int = 10,
+        encoder: EncoderName = "locatello",
+        decoder: EncoderName | None = None,
+        likelihood: Likelihood = "bernoulli",
+        decoder_std: float = 1.0,
+        lr: float = 1e-4,
+        gradient_clip: float | None = None,
+        traversal_range: float = 3.0,
+        traversal_steps: int = 11,
+    ) -> None:
+        if not gamma >= 0:
+            raise ValueError(f"gamma must be at least 0, got {gamma}")
+        if not discriminator_lr > 0:
+            raise ValueError(f"discriminator_lr must be greater than 0, got {discriminator_lr}")
+        super().__init__(
+            image_size,
+            channels,
+            num_latents,
+            encoder,
+            decoder,
+            likelihood,
+            decoder_std,
+            lr,
+            traversal_range,
+            traversal_steps,
+        )
+        self.save_hyperparameters()
+        self.gamma, self.gradient_clip = gamma, gradient_clip
+        self.discriminator_lr = discriminator_lr
+        self.discriminator = make_discriminator(
+            num_latents, discriminator_width, discriminator_layers
+        )
+
+    def turns(self) -> Sequence[Turn]:
+        """The VAE, then the discriminator."""
+        networks, judge = (self.encoder, self.decoder), (self.discriminator,)
+        return (
+            Turn(name="vae", loss=self._vae_loss, modules=networks, lr=self.lr),
+            Turn(
+                name="discriminator",
+                loss=self._discriminator_loss,
+                modules=judge,
+                lr=self.discriminator_lr,
+                betas=(0.5, 0.9),
+            ),
+        )
+
+    def criterion(self, bound: Bound) -> dict[str, Tensor]:
+        """See :meth:`VAE.criterion`."""
+        correlation = density_ratio_total_correlation(self.discriminator(bound.codes))
+        return {
+            "loss": bound.reconstruction + bound.kl + self.gamma * correlation,
+            "total_correlation_estimate": correlation,
+        }
+
+    def _vae_loss(self, batch: Batch) -> dict[str, Tensor]:
+        image = self.image_range(batch["image"])
+        if len(image) < 2:
+            raise ValueError("FactorVAE halves each batch: data.batch_size must be at least 2")
+        first, self._other_image = image.tensor_split(2)
+        bound = self.bound(first)
+        self._codes = bound.codes.detach()
+        return {**self.criterion(bound), **self.figures(bound, "train")}
+
+    def _discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
+        with torch.no_grad():
+            other = self.encode(self._other_image).sample()
+        sampled = self.discriminator(self._codes)
+        return {"loss": discriminator_loss(sampled, self.discriminator(permute_codes(other)))}
+
+    def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        """In training an update of both, else the figures of a VAE."""
+        return AdversarialModel.step(self, batch, stage)
+
+    def evaluate(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        """See :meth:`AdversarialModel.evaluate`."""
+        return VAE.step(self, batch, stage)
+
+    def configure_optimizers(self) -> Any:
+        """Adam for both."""
+        return AdversarialModel.configure_optimizers(self)
+
+
+def make_discriminator(num_latents: int, width: int, layers: int) -> nn.Sequential:
+    """The discriminator of Kim and Mnih, appendix A: six layers of 1,000, leaky with slope 0.2.
+
+    Args:
+        num_latents: Dimensions of the code.
+        width: Units in each hidden layer, at least 1.
+        layers: Hidden layers, at least 1.
+
+    Returns:
+        A network from codes (B, num_latents) to logits (B, 2): sampled, permuted.
+
+    Raises:
+        ValueError: An argument is outside its range.
+    """
+    for name, value in (("discriminator_width", width), ("discriminator_layers", layers)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    hidden: list[nn.Module] = []
+    for number in range(layers):
+        hidden += [nn.Linear(width if number else num_latents, width), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*hidden, nn.Linear(width, 2))
