@@ -26,6 +26,9 @@ class Traversals:
     importance_name: str
     """What ``importance`` is, as "KL"."""
     importance_unit: str = "nats"
+    codes: Tensor | None = None
+    """(B, U) the value that each of the U latents has in each image; the number of the likeliest
+    category of a categorical code. None: images have no codes."""
 
     def to(self, device: str) -> Self:
         """The same traversals with their tensors on another device."""
