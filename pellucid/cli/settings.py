@@ -25,7 +25,9 @@ OPTIONS = {
     "mode": Literal["min", "max"] | None,
     "metrics.layer": str | None,
     "metrics.names": list[str] | None,
+    "pictures.every_n_epochs": int | None,
 }
+_SECTIONS = frozenset(name.partition(".")[0] for name in OPTIONS if "." in name)
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 
 
@@ -151,7 +153,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
         inside_class = key in CLASSES or key.split(".")[-1] in ("init_args", "dict_kwargs")
         if (
             isinstance(value, dict)
-            and (key in ("trainer", "metrics") or inside_class)
+            and (key == "trainer" or key in _SECTIONS or inside_class)
             and key.count(".") < 2
         ):
             yield from _flat(value, f"{key}.")
@@ -168,13 +170,13 @@ def check_names(settings: Settings) -> None:
     values = settings.values
     for key in values:
         first = key.split(".")[0]
-        sections = {"trainer", "metrics", *CLASSES}
+        sections = {"trainer", *_SECTIONS, *CLASSES}
         plain = {name for name in OPTIONS if "." not in name}
         allowed = sections if "." in key else {*plain, *sections}
         if first not in allowed:
             raise UserError(key, f"there is no option {first!r}; {nearest(first, allowed)}")
-        if first == "metrics" and key not in OPTIONS:
-            _refuse_metrics(key)
+        if first in _SECTIONS and key not in OPTIONS:
+            _refuse_part(key)
     for key in ("model", "data"):
         _check_class(key, values)
     model, data = (load_class(key, values) for key in ("model", "data"))
@@ -186,9 +188,10 @@ def check_names(settings: Settings) -> None:
                 raise UserError(f"trainer.{name}", f"no such option; {nearest(name, allowed)}")
 
 
-def _refuse_metrics(key: str) -> None:
-    parts = [name.split(".")[1] for name in OPTIONS if name.startswith("metrics.")]
-    if key == "metrics":
+def _refuse_part(key: str) -> None:
+    section = key.partition(".")[0]
+    parts = [name.split(".")[1] for name in OPTIONS if name.startswith(f"{section}.")]
+    if key == section:
         raise UserError(key, f"must be a mapping of {' and '.join(parts)} to values")
     raise UserError(key, f"no such option; {nearest(key.split('.', 1)[1], parts)}")
 

@@ -9,9 +9,7 @@ from PIL import Image
 from pellucid.report.runs import Run
 
 
-def embed(
-    run: Run, name: Any, limit: int, missing: list[str], source: str = "units.json"
-) -> str:
+def embed(run: Run, name: Any, limit: int, missing: list[str], source: str = "units.json") -> str:
     """A picture of the run directory as a data URI, small enough; empty where there is none."""
     if not isinstance(name, str):
         missing.append(f"({source} names no file)")

@@ -1,7 +1,6 @@
 """What each latent of a generator does: the files of a run, and what the page shows of them."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

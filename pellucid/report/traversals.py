@@ -20,7 +20,9 @@ MOST_LATENTS = 32
 
 _INK, _QUIET, _WARN = "#1c2430", "#6b7480", "#8a5a00"
 # Of the overview, in pixels.
-_MARGIN, _GAP, _LABEL, _LINE = 12, 6, 150, 14
+_MARGIN, _GAP, _LINE = 12, 6, 14
+# No character of the labels is wider on the average.
+_CHARACTER = 6
 _LONGEST_NAME = 22
 
 
@@ -117,11 +119,13 @@ def draw_traversals(
     left = [] if image is None else [("image", _fit(image, size))]
     if reconstruction is not None:
         left.append(("reconstruction", _fit(to_pixels(reconstruction).numpy(), size)))
+    labels = [_label(traversals, i, latent) for latent in order]
+    label = _CHARACTER * max(len(text) for lines in labels for text, _ in lines)
     high, wide = strips[0].shape[:2]
     row = max(high, 3 * _LINE + 2) + _GAP
     first = max([80, *(p.shape[1] for _, p in left)]) + _MARGIN if left else 0
     height = max(len(order) * row, sum(p.shape[0] + _LINE + _GAP for _, p in left)) - _GAP
-    page = np.full((height + 2 * _MARGIN, 3 * _MARGIN + first + _LABEL + wide, 3), 255, np.uint8)
+    page = np.full((height + 2 * _MARGIN, 3 * _MARGIN + first + label + wide, 3), 255, np.uint8)
     texts: list[tuple[float, float, str, str, bool]] = []
     y = _MARGIN
     for name, picture in left:
@@ -129,12 +133,12 @@ def draw_traversals(
         y += picture.shape[0] + _LINE
         texts.append((_MARGIN, y - 2, name, _QUIET, False))
         y += _GAP
-    for number, (latent, strip) in enumerate(zip(order, strips, strict=True)):
+    for number, (lines, strip) in enumerate(zip(labels, strips, strict=True)):
         top = _MARGIN + number * row
-        for line, (text, colour) in enumerate(_label(traversals, i, latent)):
+        for line, (text, colour) in enumerate(lines):
             at = top + _LINE * (line + 1) - 2
             texts.append((_MARGIN + first, at, text, colour, line == 0))
-        _paste(page, strip, top, 2 * _MARGIN + first + _LABEL)
+        _paste(page, strip, top, 2 * _MARGIN + first + label)
     return _write(page, texts)
 
 
@@ -206,7 +210,10 @@ def _label(traversals: Traversals, i: int, latent: int) -> list[tuple[str, str]]
     dead = is_dead(value, unit)
     return [
         (_short(traversals.names[latent]), _INK),
-        (f"{traversals.importance_name} {known}{', dead' if dead else ''}", _WARN if dead else _INK),
+        (
+            f"{traversals.importance_name} {known}{', dead' if dead else ''}",
+            _WARN if dead else _INK,
+        ),
         (_range(traversals, i, latent), _QUIET),
     ]
 
