@@ -139,11 +139,13 @@ class LatentPictures(Callback):
 
 def epochs_between(trainer: pl.Trainer) -> int:
     """So many epochs between two pictures that a fit has about ten."""
-    epochs = [float(trainer.max_epochs)] if (trainer.max_epochs or -1) > 0 else []
+    epochs = math.inf
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        epochs = trainer.max_epochs
     if trainer.max_steps > 0 and trainer.num_training_batches > 0:
-        epochs.append(trainer.max_steps / trainer.num_training_batches)
+        epochs = min(epochs, trainer.max_steps / trainer.num_training_batches)
     # An endless fit has no tenth.
-    return max(1, math.ceil(min(epochs) / _PICTURES)) if epochs and min(epochs) < math.inf else 10
+    return max(1, math.ceil(epochs / _PICTURES)) if epochs < math.inf else _PICTURES
 
 
 def _explain(trainer: pl.Trainer, model: InterpretableModel, images: Tensor) -> Explanation:
