@@ -253,6 +253,8 @@ def _read(run: Run, num_runs: int, missing: list[str]) -> Latents:
 
 def _steps(values: Sequence[Sequence[float]], categorical: bool) -> tuple[str, ...]:
     """The values of each step, each once: most latents take the same ones for all images."""
+    if not values or not values[0]:
+        raise ValueError("a latent without values")
     rows = [[_text(value, categorical) for value in row] for row in values]
     return tuple(" / ".join(dict.fromkeys(column)) for column in zip(*rows, strict=True))
 
