@@ -15,7 +15,9 @@ from pellucid.cli.classes import constructor, load_class
 from pellucid.cli.values import explain_parse_error
 from pellucid.datamodules.base import ImageDataModule
 from pellucid.errors import UserError
+from pellucid.metrics.disentanglement.suite import ScoreSettings
 from pellucid.models.base import InterpretableModel
+from pellucid.models.code_scores import CodeScores
 from pellucid.models.unit_metrics import UnitMetrics
 
 _LARGEST_SEED = 2**32 - 1
@@ -24,6 +26,18 @@ _SEED_HELP = (
     "that is random in training. Images and splits do not depend on it: the data have seeds of "
     "their own."
 )
+_SCORE_HELP = {
+    "layer": "Layer whose output is scored for disentanglement, maps averaged over places; by "
+    "default the model's own codes.",
+    "names": "Disentanglement scores to compute; by default all that the data allow.",
+    "num_train": "Points that a score looks at, or that its classifier is trained on.",
+    "num_test": "Points that a score's classifier is judged on.",
+    "num_bins": "Bins of codes and of continuous factors.",
+    "batch_size": "Images of a point of the FactorVAE and beta-VAE metrics.",
+    "booster": "Classifier of DCI: histogram, or exact, as published and slow.",
+    "seed": "Seed of the rows and batches that scores draw.",
+    "resamplings": "Resampled tables that the spread of each score is taken over; 0: none.",
+}
 _QUOTES = "`'\""
 _NO_DEVICE = re.compile(r"No supported gpu backend|can ?not run on your system")
 
@@ -108,6 +122,10 @@ class PellucidCLI(LightningCLI):
             help="Epochs between two pictures of what a generator's latents do; 0: none; by "
             "default so many that a run has about ten.",
         )
+        defaults: dict[str, Any] = {"layer": None, "names": None, **ScoreSettings().as_dict()}
+        for name, default in defaults.items():
+            key = f"scores.{name}"
+            add(f"--{key}", type=types[key], default=default, help=_SCORE_HELP[name])
         parser.link_arguments(
             "data", "model.init_args.num_classes", lambda d: d.num_classes, apply_on="instantiate"
         )
@@ -137,6 +155,7 @@ class PellucidCLI(LightningCLI):
         given.check_fields(self.model, self.datamodule)
         self.normalise_for(self.model)
         self._choose_metrics()
+        self._choose_scores()
 
     def _choose_metrics(self) -> None:
         """Have the model measure what ``metrics`` names."""
@@ -149,6 +168,23 @@ class PellucidCLI(LightningCLI):
             self.model.unit_metrics.find_layer(self.model, self.datamodule)
         except ValueError as error:
             raise UserError("metrics.layer", str(error)) from error
+
+    def _choose_scores(self) -> None:
+        """Have the model score its codes as ``scores`` says."""
+        chosen = as_dict(self.config.scores)
+        layer, names = chosen.pop("layer"), chosen.pop("names")
+        try:
+            settings = ScoreSettings(**chosen)
+        except ValueError as error:
+            raise blame("scores", chosen, error) from error
+        try:
+            self.model.code_scores = CodeScores(settings, names, layer)
+        except ValueError as error:
+            raise UserError("scores.names", str(error)) from error
+        try:
+            self.model.code_scores.find_layer(self.model, self.datamodule)
+        except ValueError as error:
+            raise UserError("scores.layer", str(error)) from error
 
     def normalise_for(self, model: InterpretableModel) -> None:
         """Have the data normalise images as the model's weights want, unless the user says how."""

@@ -42,6 +42,7 @@ def write_results(
             k: v if v == v and abs(v) != float("inf") else None for k, v in metrics.items()
         },
         "metrics_layer": cli.model.unit_metrics.layer,
+        "scores": cli.model.code_scores.report(),
         "skipped": cli.model.skipped_metrics,
         "fit_seconds": stopwatch.seconds,
         "images_per_second": stopwatch.images_per_second,

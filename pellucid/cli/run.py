@@ -61,7 +61,10 @@ def run_command(command: str, words: Sequence[str]) -> None:
         cli = PellucidCLI(command, words)
         if trains := command in _TRAINING:
             check_trains(as_dict(cli.config.trainer))
-        check_data(cli.datamodule, _SPLITS[command])
+        splits = _SPLITS[command]
+        if not cli.model.tests_all:
+            splits = tuple(split for split in splits if split != "all")
+        check_data(cli.datamodule, splits)
         if trains:
             check_batch_size(cli.model, cli.datamodule)
         checkpoint = cli.config.ckpt_path
@@ -242,11 +245,14 @@ class Run:
             best = {"ckpt_path": str(self.best.path), "weights_only": True}
         trainer.test(model, data, verbose=False, **best)
         figures = _figures(trainer)
-        with model.testing_on("all"):
-            trainer.test(model, data.dataloader("all"), verbose=False)
-        figures |= _figures(trainer) | self.units.counts
+        if model.tests_all:
+            with model.testing_on("all"):
+                trainer.test(model, data.dataloader("all"), verbose=False)
+            figures |= _figures(trainer)
+        figures |= self.units.counts
         if not trainer.is_global_zero:
             return
+        model.code_scores.save(self.directory)
         write_results(self.directory, self.cli, figures, self.stopwatch)
         self._say(summarise(figures, model.skipped_metrics))
         self._write_report(model, data)

@@ -26,8 +26,18 @@ OPTIONS = {
     "metrics.layer": str | None,
     "metrics.names": list[str] | None,
     "pictures.every_n_epochs": int | None,
+    "scores.layer": str | None,
+    "scores.names": list[str] | None,
+    "scores.num_train": int,
+    "scores.num_test": int,
+    "scores.num_bins": int,
+    "scores.batch_size": int,
+    "scores.booster": Literal["histogram", "exact"],
+    "scores.seed": int,
+    "scores.resamplings": int,
 }
-_SECTIONS = frozenset(name.partition(".")[0] for name in OPTIONS if "." in name)
+_SECTIONS = ("metrics", "pictures", "scores")
+"""Options that stand below a word of their own and belong to no class."""
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 
 
@@ -153,7 +163,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
         inside_class = key in CLASSES or key.split(".")[-1] in ("init_args", "dict_kwargs")
         if (
             isinstance(value, dict)
-            and (key == "trainer" or key in _SECTIONS or inside_class)
+            and (key in ("trainer", *_SECTIONS) or inside_class)
             and key.count(".") < 2
         ):
             yield from _flat(value, f"{key}.")
@@ -176,7 +186,7 @@ def check_names(settings: Settings) -> None:
         if first not in allowed:
             raise UserError(key, f"there is no option {first!r}; {nearest(first, allowed)}")
         if first in _SECTIONS and key not in OPTIONS:
-            _refuse_part(key)
+            _refuse(key)
     for key in ("model", "data"):
         _check_class(key, values)
     model, data = (load_class(key, values) for key in ("model", "data"))
@@ -188,12 +198,12 @@ def check_names(settings: Settings) -> None:
                 raise UserError(f"trainer.{name}", f"no such option; {nearest(name, allowed)}")
 
 
-def _refuse_part(key: str) -> None:
-    section = key.partition(".")[0]
+def _refuse(key: str) -> None:
+    section, _, option = key.partition(".")
     parts = [name.split(".")[1] for name in OPTIONS if name.startswith(f"{section}.")]
-    if key == section:
+    if not option:
         raise UserError(key, f"must be a mapping of {' and '.join(parts)} to values")
-    raise UserError(key, f"no such option; {nearest(key.split('.', 1)[1], parts)}")
+    raise UserError(key, f"no such option; {nearest(option, parts)}")
 
 
 def _check_class(key: str, values: Mapping[str, Any]) -> None:

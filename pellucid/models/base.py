@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, get_args
 
 import pytorch_lightning as pl
@@ -19,6 +20,7 @@ from pellucid.models.backbones import (
     Normalisation,
     normalisation_of,
 )
+from pellucid.models.code_scores import CodeScores
 from pellucid.models.explanation import Explanation
 from pellucid.models.unit_metrics import UnitMetrics, watch
 
@@ -56,6 +58,12 @@ class InterpretableModel(pl.LightningModule, ABC):
     """Figure by which the best checkpoint is chosen."""
     mode: ClassVar[Literal["min", "max"]] = "min"
     """Whether a smaller or a larger ``monitor`` is better."""
+    tests_all: ClassVar[bool] = True
+    """Whether ``pellucid run`` also tests on every image of the data set."""
+    num_codes: int | None = None
+    """Number of codes, ``L``, that the disentanglement scores judge in every run. :meth:`step` then
+    returns ``codes`` (B, L) in all stages but training, and ``kl_per_latent`` (B, L) in nats where
+    the model has it. None: no such scores, unless ``code_scores`` names a layer."""
     num_units: int | None = None
     """Number of units that the metrics of units measure in every run. :meth:`step` then returns
     ``maps`` (B, U, h, w) and, in tests, what :meth:`lacks` does not name, and so does
@@ -66,6 +74,7 @@ class InterpretableModel(pl.LightningModule, ABC):
         self.stage_metrics = nn.ModuleDict()
         self.skipped_metrics: dict[str, str] = {}
         self.unit_metrics = UnitMetrics()
+        self.code_scores = CodeScores()
         self._suite: dict[Stage, frozenset[str]] = {}
         self._normalisation: Normalisation | None = None
         self._test_stage: Stage = "test"
@@ -174,6 +183,7 @@ class InterpretableModel(pl.LightningModule, ABC):
         data = getattr(self.trainer, "datamodule", None)
         if data is None or len(self.stage_metrics):
             return
+        self.skipped_metrics |= self.code_scores.skipped(self, data)
         stages: tuple[Stage, ...] = get_args(Stage)
         for name in stages:
             suite, skipped = self.unit_metrics.make(self, data, name)
@@ -199,7 +209,10 @@ class InterpretableModel(pl.LightningModule, ABC):
             self._test_stage = before
 
     def _step_and_log(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
-        with watch(self, None if stage == "train" else self.unit_metrics.layer) as seen:
+        layers = [
+            None if stage == "train" else x.layer for x in (self.unit_metrics, self.code_scores)
+        ]
+        with watch(self, layers[0]) as seen, watch(self, layers[1]) as codes_seen:
             outputs = self.step(batch, stage)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, StepCallback):
@@ -216,7 +229,25 @@ class InterpretableModel(pl.LightningModule, ABC):
                 self.unit_metrics.update(self, suite, detached, batch, seen)
             for name, metric in metrics.items():
                 self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, batch_size=size)
+        if stage != "train":
+            self.code_scores.update(self, outputs, batch, codes_seen)
         return outputs
+
+    def on_validation_epoch_start(self) -> None:
+        """Lightning's hook."""
+        self.code_scores.begin(self, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Lightning's hook."""
+        self.code_scores.end(self, "val")
+
+    def on_test_epoch_start(self) -> None:
+        """Lightning's hook."""
+        self.code_scores.begin(self, self._test_stage)
+
+    def on_test_epoch_end(self) -> None:
+        """Lightning's hook."""
+        self.code_scores.end(self, self._test_stage)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Lightning's hook."""
@@ -233,11 +264,13 @@ class InterpretableModel(pl.LightningModule, ABC):
         self._step_and_log(batch, self._test_stage)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Explanation:
-        """Lightning's hook: scores, or the codes of a model that has ``num_codes`` of them."""
-        if getattr(self, "num_codes", None) is None:
-            return self.explain(batch).to("cpu")
-        # An explanation would draw a hundred pictures of each image, to no purpose.
-        codes = self.step(batch, "test")["codes"]
-        size = len(codes)
-        target = torch.zeros(size, dtype=torch.int64)
-        return Explanation(scores=codes.new_zeros(size, 0), target=target, codes=codes).to("cpu")
+        """Lightning's hook: scores, or the codes of a model without classes."""
+        if self.num_codes is None or hasattr(self, "num_classes"):
+            found = self.explain(batch)
+        else:
+            # An explanation would draw a hundred pictures of each image, to no purpose.
+            codes = self.step(batch, "test")["codes"]
+            target = torch.zeros(len(codes), dtype=torch.int64)
+            found = Explanation(scores=codes[:, :0], target=target, codes=codes)
+        # Nor is there room for those of all images.
+        return replace(found, traversals=None, reconstruction=None).to("cpu")

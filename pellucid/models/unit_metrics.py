@@ -50,22 +50,8 @@ class Layer:
         Raises:
             ValueError: There is no such layer, or its output is no maps (B, U, h, w).
         """
+        maps = see_layer(model, name, channels, size)
         known = dict(model.named_modules())
-        if not name or name not in known:
-            layers = [full for full in known if full and not full.startswith("stage_metrics")]
-            raise ValueError(f"there is no layer {name!r}; {nearest(name, layers)}")
-        # Noise, as it shows which activations can be below zero; the same at each call.
-        image = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
-        training = {module: module.training for module in model.modules()}
-        try:
-            with watch(model.eval(), name) as seen, torch.no_grad():
-                model.explain({"image": image.to(model.device)})
-        finally:
-            for module, mode in training.items():
-                module.training = mode
-        if not seen:
-            raise ValueError(f"layer {name!r} does not run when the model explains an image")
-        maps = seen[-1]
         if not isinstance(maps, Tensor) or maps.ndim != 4:
             given = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
             last = [full for full in known if isinstance(known[full], nn.Conv2d)][-1:]
@@ -73,6 +59,36 @@ class Layer:
             raise ValueError(f"layer {name!r} gives no maps (B, U, h, w) but {given}{hint}")
         grid = _grid(model, name, (maps.shape[-2], maps.shape[-1]), size)
         return cls(name, maps.shape[1], grid, bool((maps < 0).any()))
+
+
+def see_layer(model: "InterpretableModel", name: str, channels: int, size: int) -> Any:
+    """What a layer gives when the model explains two images of noise.
+
+    Args:
+        model: The model.
+        name: Name of the layer.
+        channels: Channels of the images.
+        size: Height and width of the images in pixels.
+
+    Raises:
+        ValueError: There is no such layer, or it does not run.
+    """
+    known = dict(model.named_modules())
+    if not name or name not in known:
+        layers = [full for full in known if full and not full.startswith("stage_metrics")]
+        raise ValueError(f"there is no layer {name!r}; {nearest(name, layers)}")
+    # Noise, as it shows which activations can be below zero; the same at each call.
+    image = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    training = {module: module.training for module in model.modules()}
+    try:
+        with watch(model.eval(), name) as seen, torch.no_grad():
+            model.explain({"image": image.to(model.device)})
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    if not seen:
+        raise ValueError(f"layer {name!r} does not run when the model explains an image")
+    return seen[-1]
 
 
 @contextmanager
