@@ -18,6 +18,7 @@ from pellucid.report.traversals import (
     draw_strip,
     draw_traversals,
     is_dead,
+    shown_steps,
     to_pixels,
 )
 from pellucid.report.unit_figures import without_nan
@@ -161,7 +162,7 @@ def save_traversals(
                 "name": traversals.names[latent],
                 "kind": traversals.kinds[latent],
                 "importance": float(traversals.importance[latent]),
-                "values": traversals.values[:, latent].tolist(),
+                "values": traversals.values[:, latent, shown_steps(traversals, latent)].tolist(),
                 "codes": codes,
                 "strips": strips,
             }

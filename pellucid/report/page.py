@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from pellucid import __version__
 from pellucid.report import curves, latents, scatter
+from pellucid.report.agreement import make_agreement
 from pellucid.report.embed import embed
 from pellucid.report.glossary import FIGURES, UNIT_FIGURES, Figure, figure, unit_figure
 from pellucid.report.results import make_headlines, make_skipped, make_table, make_verdict
@@ -139,6 +140,7 @@ def render(runs: Sequence[Run]) -> str:
         votes=[_make_votes(r) if d else None for r, d in zip(runs, drawn, strict=True)],
         categories=categories,
         sliders=sliders,
+        agreement=make_agreement(runs),
         bars=latents,
         provenance=_provenance(runs),
         version=__version__,

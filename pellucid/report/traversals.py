@@ -60,6 +60,20 @@ def is_dead(importance: float, unit: str) -> bool:
     return unit == "nats" and importance < DEAD_NATS
 
 
+def shown_steps(traversals: Traversals, latent: int) -> list[int]:
+    """The steps of a latent; of a categorical code, each category once.
+
+    A code with fewer categories than other latents have steps begins again.
+    """
+    steps = traversals.images.shape[2]
+    if traversals.kinds[latent] != "categorical":
+        return list(range(steps))
+    first = {
+        value: step for step, value in reversed([*enumerate(traversals.values[0, latent].tolist())])
+    }
+    return sorted(first.values())
+
+
 def draw_strip(traversals: Traversals, i: int, latent: int) -> Picture:
     """The frames of one latent and image side by side, in their own size.
 
@@ -69,7 +83,7 @@ def draw_strip(traversals: Traversals, i: int, latent: int) -> Picture:
         latent: Number of the latent.
 
     Returns:
-        (H, S W, 3) uint8.
+        (H, S W, 3) uint8; S is smaller for a categorical code that begins again.
 
     Raises:
         ValueError: If a number is out of range.
@@ -79,7 +93,7 @@ def draw_strip(traversals: Traversals, i: int, latent: int) -> Picture:
         raise ValueError(
             f"i must be in [0, {images - 1}] and latent in [0, {latents - 1}], got {i} and {latent}"
         )
-    frames = to_pixels(traversals.images[i, latent])
+    frames = to_pixels(traversals.images[i, latent, shown_steps(traversals, latent)])
     return np.ascontiguousarray(rearrange(frames, "s h w c -> h (s w) c").numpy())
 
 
@@ -121,7 +135,7 @@ def draw_traversals(
         left.append(("reconstruction", _fit(to_pixels(reconstruction).numpy(), size)))
     labels = [_label(traversals, i, latent) for latent in order]
     label = _CHARACTER * max(len(text) for lines in labels for text, _ in lines)
-    high, wide = strips[0].shape[:2]
+    high, wide = strips[0].shape[0], max(strip.shape[1] for strip in strips)
     row = max(high, 3 * _LINE + 2) + _GAP
     first = max([80, *(p.shape[1] for _, p in left)]) + _MARGIN if left else 0
     height = max(len(order) * row, sum(p.shape[0] + _LINE + _GAP for _, p in left)) - _GAP
@@ -196,7 +210,7 @@ def _value(traversals: Traversals, latent: int, i: int) -> str:
 
 
 def _range(traversals: Traversals, i: int, latent: int) -> str:
-    values = traversals.values[i, latent].tolist()
+    values = traversals.values[i, latent, shown_steps(traversals, latent)].tolist()
     if traversals.kinds[latent] == "categorical":
         return f"{len(values)} categories"
     return f"{min(values):.4g} to {max(values):.4g}"
@@ -225,7 +239,7 @@ def _short(name: str) -> str:
 
 def _strip_of_size(traversals: Traversals, i: int, latent: int, size: int) -> Picture:
     strip = draw_strip(traversals, i, latent)
-    steps = traversals.images.shape[2]
+    steps = len(shown_steps(traversals, latent))
     return contact_sheet([_fit(frame, size) for frame in np.split(strip, steps, axis=1)], gap=1)
 
 

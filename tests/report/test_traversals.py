@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import math
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -162,6 +164,19 @@ def test_table_of_latents() -> None:
     assert bare[1].split() == ["z1", "2.500", "-2", "to", "2"]
     with pytest.raises(ValueError, match="no traversals"):
         latent_table(replace(make_explanation(), traversals=None), 0)
+
+
+def test_a_code_that_begins_again_shows_each_category_once(tmp_path: Path) -> None:
+    traversals = make_traversals(latents=2)
+    traversals.values[:, 1] = torch.tensor([0.0, 1, 2, 0, 1])
+    assert draw_strip(traversals, 0, 1).shape == (8, 3 * 8, 3)
+    assert draw_strip(traversals, 0, 0).shape == (8, 5 * 8, 3)
+    assert "3 categories" in latent_table(make_explanation(traversals), 0)
+    path = save_traversals(make_explanation(traversals), pictures(), tmp_path)
+    assert json.loads(path.read_text())["latents"][1]["values"] == [[0, 1, 2]] * 2
+    # Rows of unequal length fit into one picture.
+    longest = draw_traversals(make_traversals(latents=2), 0).shape
+    assert draw_traversals(traversals, 0).shape == longest
 
 
 def test_files_of_a_run(tmp_path: Path) -> None:
@@ -454,3 +469,30 @@ def test_tables_of_generators() -> None:
     many |= {f"test/{name}": 0.5 for name in ("dci_disentanglement", "active_units", "elbo")}
     many |= {"test/code_error_hungarian": 0.5, "test/classifier_fid": 0.5}
     assert len(make_headlines([Run(Path("a"), "a", metrics=many)])) == 6
+
+
+def write_codes(run: Path, codes: np.ndarray) -> None:
+    np.savez(run / "codes.npz", codes=codes, index=np.arange(len(codes)))
+
+
+def test_agreement_of_runs_of_one_experiment(generator: NewRun, tmp_path: Path) -> None:
+    """The same two latents, swapped; another experiment is not compared."""
+    first, other = generator(), generator("factor_vae")
+    second = first.with_name("later")
+    shutil.copytree(first, second)
+    codes = np.random.default_rng(0).normal(size=(300, 2))
+    for run, values in ((first, codes), (second, codes[:, ::-1]), (other, codes)):
+        write_codes(run, values)
+    page = Page(build_report([first, second, other], tmp_path / "page.html"))
+    found = re.findall(r"UDR of 2 runs, .*? (\d\.\d{3}); .*? (\d\.\d{3})\.", page.text)
+    # One latent of the other run says all of each: the best that there is.
+    assert found == [("1.000", "1.000")]
+    (second / "codes.npz").write_bytes(b"PK no archive")
+    text = Page(build_report([first, second], tmp_path / "page.html")).text
+    assert "UDR of beta_vae cannot be computed" in text
+
+
+def test_a_run_alone_agrees_with_none(generator: NewRun) -> None:
+    run = generator()
+    write_codes(run, np.eye(3))
+    assert "UDR" not in Page(build_report([run])).text
