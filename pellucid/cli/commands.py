@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from pellucid.analysis.units import denormalise
 from pellucid.checkpoint import check_fits, read_checkpoint, run_directory_of
@@ -17,13 +16,16 @@ from pellucid.cli.options import PellucidCLI
 from pellucid.cli.quiet import quiet
 from pellucid.datamodules.base import ImageDataModule
 from pellucid.errors import UserError
+from pellucid.latent_pictures import originals, spread_images
 from pellucid.models.base import InterpretableModel
 from pellucid.models.explanation import Explanation
+from pellucid.report.drawing import Picture
 from pellucid.report.page import build_report
 from pellucid.report.pictures import draw_explanation
 from pellucid.report.results import text_table
 from pellucid.report.runs import read_runs
 from pellucid.report.tradeoff import text_tradeoff
+from pellucid.report.traversals import draw_traversals, latent_table
 
 _DEFAULT_IMAGES = 6
 _LISTED_UNITS = 8
@@ -125,11 +127,7 @@ def _images(data: ImageDataModule, files: Sequence[Path]) -> tuple[list[str], Te
                 raise UserError("--images", f"{file}: {problem}") from error
         return [_unique(file, files) for file in files], torch.stack(images)
     check_data(data, ("test",))
-    dataset = data.dataset("test")
-    # Spread over the split, which may be sorted by class.
-    count = min(_DEFAULT_IMAGES, len(dataset))
-    chosen = [int(i * len(dataset) / count) for i in range(count)]
-    batch = default_collate([dataset[i]["image"] for i in chosen])
+    chosen, batch = spread_images(data, "test", _DEFAULT_IMAGES)
     return [f"test_{i:05d}" for i in chosen], batch
 
 
@@ -152,22 +150,39 @@ def _explain(
     for name, image in zip(names, images, strict=True):
         with torch.no_grad():
             explanation = model.explain({"image": image[None]}).to("cpu")
-        picture = draw_explanation(
-            denormalise(image, data.mean, data.std).numpy(), explanation, 0, data.class_names
-        )
+        picture = _draw(explanation, image, data)
         path = output / f"{name}.png"
         Image.fromarray(picture).save(path)
         print(f"{name}: {table(explanation, 0, data.class_names)}\n  {path}\n")
 
 
+def _draw(explanation: Explanation, image: Tensor, data: ImageDataModule) -> Picture:
+    """The picture of one image's explanation: of the latents, where the model draws."""
+    if explanation.traversals is None:
+        pixels = denormalise(image, data.mean, data.std).numpy()
+        return draw_explanation(pixels, explanation, 0, data.class_names)
+    own, drawn = originals(explanation, image[None], data), explanation.reconstruction
+    return draw_traversals(
+        explanation.traversals,
+        0,
+        image=own[0] if own else None,
+        reconstruction=None if drawn is None else drawn[0],
+    )
+
+
 def table(explanation: Explanation, i: int, class_names: Sequence[str] = ()) -> str:
     """One image's explanation as text: which units fired where, and what each contributed.
+
+    Of a generator, what each latent says, and the image's own value of it.
 
     Args:
         explanation: Of a batch.
         i: Number of the image in the batch.
         class_names: Names of the scores.
     """
+    latents = "" if explanation.traversals is None else latent_table(explanation, i)
+    if not explanation.scores.shape[1]:
+        return f"what each latent does\n{latents}" if latents else "no classes"
     target = int(explanation.target[i])
     label = class_names[target] if target < len(class_names) else f"class {target}"
     scores = explanation.scores[i]
@@ -181,7 +196,7 @@ def table(explanation: Explanation, i: int, class_names: Sequence[str] = ()) -> 
     if ranked is None and maps is not None:
         ranked = maps.amax((-2, -1))
     if ranked is None:
-        return lines[0]
+        return "\n".join([lines[0], *([latents] if latents else [])])
     lines.append(f"  {'unit':<24}{'x':>8}{'y':>8}{'peak':>10}{'adds':>10}")
     order = ranked[i].abs().argsort(descending=True).tolist()
     for u in order[:_LISTED_UNITS]:

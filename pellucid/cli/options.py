@@ -123,6 +123,12 @@ class PellucidCLI(LightningCLI):
             type=types["metrics.names"],
             help="Metrics of units to measure; by default all that the data allow.",
         )
+        add(
+            "--pictures.every_n_epochs",
+            type=types["pictures.every_n_epochs"],
+            help="Epochs between two pictures of what a generator's latents do; 0: none; by "
+            "default so many that a run has about ten.",
+        )
         defaults: dict[str, Any] = {"layer": None, "names": None, **ScoreSettings().as_dict()}
         for name, default in defaults.items():
             key = f"scores.{name}"
@@ -140,6 +146,10 @@ class PellucidCLI(LightningCLI):
         if isinstance(seed, int) and not 0 <= seed <= _LARGEST_SEED:
             problem = f"must be from 0 to 2**32 - 1 ({_LARGEST_SEED}), got {seed}"
             raise UserError("seed_everything", problem)
+        pictures = self.config.get("pictures")
+        if pictures is not None and (pictures.every_n_epochs or 0) < 0:
+            problem = f"must be at least 0 (no pictures), got {pictures.every_n_epochs}"
+            raise UserError("pictures.every_n_epochs", problem)
 
     def instantiate_classes(self) -> None:
         """Build the data, then the model, which takes what the data decide from them."""

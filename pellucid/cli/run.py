@@ -1,6 +1,5 @@
 """One command of the trainer, from the command line to the files of its run directory."""
 
-import csv
 import os
 import signal
 from collections.abc import Sequence
@@ -21,10 +20,12 @@ from pellucid.callbacks import CheckMonitors, FiniteLoss, Stopwatch, UnitFigures
 from pellucid.checkpoint import check_fits, read_checkpoint, run_directory_of
 from pellucid.cli.checks import check_batch_size, check_data, check_trains
 from pellucid.cli.options import PellucidCLI, as_dict, blame
+from pellucid.cli.predictions import write_predictions
 from pellucid.cli.quiet import quiet
 from pellucid.cli.results import summarise, write_results
 from pellucid.datamodules.base import ImageDataModule, Split
 from pellucid.errors import RunFailure, UserError, brief
+from pellucid.latent_pictures import LatentPictures, save_latents
 from pellucid.logging import log_image, make_loggers
 from pellucid.models.base import InterpretableModel
 from pellucid.resume import Checkpoint, RunState
@@ -101,7 +102,8 @@ class Run:
         callbacks: list[Callback] = []
         if self.trains:
             callbacks = [RunState(self.resumed is not None), FiniteLoss(), CheckMonitors()]
-            callbacks += [self.stopwatch, self.units, self.best, self.last]
+            pictures = LatentPictures(config.pictures.every_n_epochs)
+            callbacks += [self.stopwatch, self.units, pictures, self.best, self.last]
         try:
             loggers = make_loggers(config.logger, self.directory, self.experiment)
             self.trainer = cli.make_trainer(callbacks, loggers)
@@ -228,18 +230,9 @@ class Run:
         predictions: Any = self.trainer.predict(
             self.cli.model, self.cli.datamodule, **self._checkpoint
         )
-        names = self.cli.datamodule.class_names
-        scores = torch.cat([explanation.scores for explanation in predictions]).float()
-        # One logit stands for one category against its negatives.
-        winners = scores.argmax(1) if scores.shape[1] > 1 else (scores[:, 0] > 0).long()
-        columns = names if scores.shape[1] == len(names) else names[-scores.shape[1] :]
         path = self.directory / "predictions.csv"
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["index", "predicted", *(f"score {name}" for name in columns)])
-            for index, (row, winner) in enumerate(zip(scores, winners, strict=True)):
-                writer.writerow([index, names[int(winner)], *row.tolist()])
-        self._say(f"scores of {len(scores)} images: {path}")
+        what = write_predictions(path, predictions, self.cli.datamodule.class_names)
+        self._say(f"{what}: {path}")
 
     def _run(self) -> None:
         self._fit()
@@ -295,6 +288,8 @@ class Run:
             strips = [draw_strongest(units, unit, columns=None) for unit in shown_units]
             caption = "strongest test images of the first units, one unit a row"
             log_image(self.trainer, "test/units", contact_sheet(strips, columns=1), caption)
+        if explanation.traversals is not None:
+            save_latents(model, data, self.directory)
         report = build_report([self.directory])
         self._say(f"results: {self.directory / 'results.json'}\nreport:  {report}")
 

@@ -25,6 +25,7 @@ OPTIONS = {
     "mode": Literal["min", "max"] | None,
     "metrics.layer": str | None,
     "metrics.names": list[str] | None,
+    "pictures.every_n_epochs": int | None,
     "scores.layer": str | None,
     "scores.names": list[str] | None,
     "scores.num_train": int,
@@ -35,7 +36,7 @@ OPTIONS = {
     "scores.seed": int,
     "scores.resamplings": int,
 }
-_SECTIONS = ("metrics", "scores")
+_SECTIONS = ("metrics", "pictures", "scores")
 """Options that stand below a word of their own and belong to no class."""
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 

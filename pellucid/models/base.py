@@ -3,9 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, get_args
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -267,5 +269,13 @@ class InterpretableModel(pl.LightningModule, ABC):
         self._step_and_log(batch, self._test_stage)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Explanation:
-        """Lightning's hook: explanations, which hold the scores."""
-        return self.explain(batch).to("cpu")
+        """Lightning's hook: scores, or the codes of a model without classes."""
+        if self.num_codes is None or hasattr(self, "num_classes"):
+            found = self.explain(batch)
+        else:
+            # An explanation would draw a hundred pictures of each image, to no purpose.
+            codes = self.step(batch, "test")["codes"]
+            target = torch.zeros(len(codes), dtype=torch.int64)
+            found = Explanation(scores=codes[:, :0], target=target, codes=codes)
+        # Nor is there room for those of all images.
+        return replace(found, traversals=None, reconstruction=None).to("cpu")

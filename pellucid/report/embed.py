@@ -9,10 +9,10 @@ from PIL import Image
 from pellucid.report.runs import Run
 
 
-def embed(run: Run, name: Any, limit: int, missing: list[str]) -> str:
+def embed(run: Run, name: Any, limit: int, missing: list[str], source: str = "units.json") -> str:
     """A picture of the run directory as a data URI, small enough; empty where there is none."""
     if not isinstance(name, str):
-        missing.append("(units.json names no file)")
+        missing.append(f"({source} names no file)")
         return ""
     path = (run.path / name).resolve()
     if not path.is_relative_to(run.path):

@@ -15,7 +15,8 @@ from typing import Any, TypeGuard
 from jinja2 import Environment, FileSystemLoader
 
 from pellucid import __version__
-from pellucid.report import curves, scatter
+from pellucid.report import curves, latents, scatter
+from pellucid.report.agreement import make_agreement
 from pellucid.report.embed import embed
 from pellucid.report.glossary import FIGURES, UNIT_FIGURES, Figure, figure, unit_figure
 from pellucid.report.results import make_headlines, make_skipped, make_table, make_verdict
@@ -113,6 +114,11 @@ def render(runs: Sequence[Run]) -> str:
         _make_cards(run, keys, limit) if shown else []
         for run, shown in zip(runs, drawn, strict=True)
     ]
+    generators = sum(bool(run.latents) for run in runs)
+    sliders = [
+        latents.make_latents(run, generators) if shown else None
+        for run, shown in zip(runs, drawn, strict=True)
+    ]
     names = list(dict.fromkeys(run.experiment if many else run.label for run in runs))
     categories = sorted({card.category for run in cards for card in run if card.category})
     return environment.get_template("report.html.j2").render(
@@ -133,6 +139,9 @@ def render(runs: Sequence[Run]) -> str:
         cards=cards,
         votes=[_make_votes(r) if d else None for r, d in zip(runs, drawn, strict=True)],
         categories=categories,
+        sliders=sliders,
+        agreement=make_agreement(runs),
+        bars=latents,
         provenance=_provenance(runs),
         version=__version__,
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),

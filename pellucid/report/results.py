@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pellucid.report.glossary import Figure, figure
 from pellucid.report.runs import Run
+from pellucid.report.scores import SCORES, best_of, compared, reached
 
 _STAGES = {
     "test": "Test split",
@@ -19,9 +20,19 @@ _HEADLINES = (
     "part_interpretability",
     "part_purity",
     "part_consistency",
+    *(score.name for score in SCORES),
 )
+_MOST_HEADLINES = 6
 _FIRST = (
     *_HEADLINES,
+    "dci_completeness",
+    "dci_informativeness",
+    "sap",
+    "modularity",
+    "explicitness",
+    "irs",
+    "total_correlation",
+    "code_error_majority",
     "part_stability",
     "network_dissection",
     "detectors",
@@ -136,7 +147,7 @@ def make_headlines(runs: Sequence[Run]) -> list[Headline]:
             better = known.pick()
             good = better(value, before) == value if better and value != before else None
         found.append(Headline(f"{known.label} {known.arrow}", known.write(value), note, good))
-    return found
+    return found[:_MOST_HEADLINES]
 
 
 def text_table(runs: Sequence[Run]) -> str:
@@ -181,7 +192,9 @@ def make_verdict(runs: Sequence[Run]) -> list[str]:
     first, *others = runs
     if not others:
         return [_single(first, stage)]
-    return [_compare(first, other, stage) for other in others]
+    best = best_of(runs, stage)
+    summary = [f"Of {len(runs)} runs on {_where(stage)}, {_join(best)}."] if best else []
+    return summary + [_compare(first, other, stage) for other in others]
 
 
 def _stage(runs: Sequence[Run]) -> str | None:
@@ -204,10 +217,11 @@ def _where(stage: str) -> str:
 
 def _single(run: Run, stage: str) -> str:
     parts = []
+    scores = reached(run, stage)
     value = _get(run, stage, "accuracy")
     if value is not None:
         parts.append(f"{run.label} is right on {100 * value:.1f} % of the images")
-    else:
+    elif not scores:
         parts.append(f"The accuracy of {run.label} was not measured")
     value = _get(run, stage, "location_instability")
     units = f"its {len(run.units)} units" if run.units else "its units"
@@ -219,6 +233,8 @@ def _single(run: Run, stage: str) -> str:
     value = _get(run, stage, "part_interpretability")
     if value is not None:
         parts.append(f"a unit hits its best part on {100 * value:.1f} % of them")
+    if scores:
+        parts.append(f"{'it' if parts else run.label} has {_join(scores)}")
     return f"On {_where(stage)}, {_join(parts)}."
 
 
@@ -242,6 +258,7 @@ def _compare(first: Run, other: Run, stage: str) -> str:
         way = "higher" if points > 0 else "lower"
         change = "the same" if abs(points) < 0.05 else f"{abs(points):.1f} points {way}"
         parts.append(f"its accuracy is {change} ({100 * value:.1f} % against {100 * before:.1f} %)")
+    parts += compared(first, other, stage)
     if not parts:
         return f"{first.label} and {other.label} have no figure in common on {_where(stage)}."
     return f"{other.label} compared with {first.label} on {_where(stage)}: {_join(parts)}."

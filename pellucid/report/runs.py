@@ -32,6 +32,8 @@ class Run:
     units: list[dict[str, Any]] = field(default_factory=list)
     categories: dict[str, Any] = field(default_factory=dict)
     """Which units vote for which class; empty where they vote for none."""
+    latents: dict[str, Any] = field(default_factory=dict)
+    """What each latent does; empty where the model is no generator."""
     config: str = ""
     problems: list[str] = field(default_factory=list)
     """What is missing or broken, and what to do about it."""
@@ -103,7 +105,14 @@ def _read_run(path: Path) -> Run:
     results = _read_json(run, "results.json", dict, "no results table and no provenance")
     if results is not None:
         _take_results(run, results)
-    units = _read_json(run, "units.json", list, "no pictures of the units")
+    draws = any((run.path / name).exists() for name in ("traversals.json", "images/traversals"))
+    if draws:
+        run.latents = _read_json(run, "traversals.json", dict, "no sliders of the latents") or {}
+    # A generator has latents in place of units.
+    if draws and not (run.path / "units.json").exists():
+        units = []
+    else:
+        units = _read_json(run, "units.json", list, "no pictures of the units")
     run.units = [entry for entry in units or [] if isinstance(entry, dict)]
     if units and len(run.units) < len(units):
         run.problems.append(
