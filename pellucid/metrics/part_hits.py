@@ -5,7 +5,7 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor
 from torch.nn import functional as F
 
-from pellucid.metrics.concept_pixels import values_above
+from pellucid.metrics.concept_pixels import tiles_of, values_above
 
 # Candidates for a threshold are the floats whose lowest 17 of 23 bits of mantissa are zero:
 # (1 + m / 64) 2^e. The greatest one below x > 0 is then a matter of integer arithmetic on x's bits.
@@ -100,7 +100,7 @@ def add_hits_above(
     units, parts = changes.shape[:2]
     planes, size = maps.flatten(0, 1), masks.shape[-2:]
     floor = candidate(lowest.clamp(max=CANDIDATES - 1)).masked_fill(lowest == CANDIDATES, 0.0)
-    found = list(values_above(planes, planes.amax((1, 2)), floor.repeat(len(maps)), size))
+    found = list(values_above(planes, tiles_of(planes), floor.repeat(len(maps)), size))
     if not found:
         return
     plane, pixel, value = (torch.cat(some) for some in zip(*found, strict=True))
