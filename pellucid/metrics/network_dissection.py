@@ -12,7 +12,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from pellucid.metrics import concept_pixels, dissection_plots
+from pellucid.metrics import bright_values, concept_pixels, dissection_plots
 from pellucid.metrics.concept_pixels import AreaCounter
 from pellucid.metrics.mask_grid import chunks
 from pellucid.metrics.part_metric import PartMetric, check_maps, check_shape
@@ -27,7 +27,7 @@ IOU_THRESHOLD = 0.04
 RESOLUTION = 112
 
 # A floor costs as much as a twentieth of an image, and hardly moves from one to the next.
-_IMAGES_PER_FLOOR = 4
+_IMAGES_PER_FLOOR = 2
 
 
 def network_dissection(
@@ -81,7 +81,7 @@ def network_dissection(
     fired = torch.zeros_like(both)
     for part in chunks(maps, masks):
         planes = maps[part].flatten(0, 1)
-        large = concept_pixels.upsampled(planes, masks.shape[-2:], planes.amax((1, 2)))
+        large = bright_values.upsampled(planes, masks.shape[-2:], planes.amax((1, 2)))
         large = rearrange(large, "(b u) h w -> b u (h w)", u=maps.shape[1])
         # Single precision stops counting at 2^24, mixed precision far below.
         fires = (large > thresholds.unsqueeze(1)).double()
@@ -225,10 +225,10 @@ class NetworkDissection(PartMetric):
         self.annotated_area = self.annotated_area + known.sum(0) * (masks.shape[2] * masks.shape[3])
         for name in ("positions", "inside"):
             setattr(self, name, _writable(getattr(self, name)))
-        for image in range(len(maps)):
-            if image % _IMAGES_PER_FLOOR == 0:
-                floor = self._floor(least[image:].amin(0), allowed)
-            self._count(maps[image], tiles[image], floor, masks[image], known[image])
+        for first in range(0, len(maps), _IMAGES_PER_FLOOR):
+            some = slice(first, first + _IMAGES_PER_FLOOR)
+            floor = self._floor(least[some].amin(0), allowed)
+            self._count(maps[some], tiles[some], floor, masks[some], known[some])
 
     def _floor(self, least: Tensor, allowed: int | None) -> Tensor:
         """(U,) activation that decides about nothing any more, nor does any below it."""
@@ -239,20 +239,20 @@ class NetworkDissection(PartMetric):
         return torch.where((least >= 0) & floor.isinf(), 0.0, floor)
 
     def _count(
-        self, planes: Tensor, tiles: Tensor, floor: Tensor, masks: Tensor, known: Tensor
+        self, maps: Tensor, tiles: Tensor, floor: Tensor, masks: Tensor, known: Tensor
     ) -> None:
-        """Add one image, of (U, h, w) planes, to the counts by level."""
+        """Add some images to the counts by level."""
         areas = AreaCounter(self.inside, masks, known, self.category)
         self.area = self.area + areas.area
         positions = self.positions.view(-1)
-        own, size = planes.shape[1:], masks.shape[1:]
-        for unit, pixel, value in concept_pixels.values_above(planes, tiles, floor, own):
+        own, size = maps.shape[2:], masks.shape[2:]
+        for unit, pixel, value in bright_values.values_above(maps, tiles, floor, own):
             count = self.grid.levels(value).add_(unit, alpha=self.grid.size)
             positions.scatter_add_(0, count, torch.ones_like(count))
             if own == size:
                 areas.add(count, pixel)
         if own != size:
-            for unit, pixel, value in concept_pixels.values_above(planes, tiles, floor, size):
+            for unit, pixel, value in bright_values.values_above(maps, tiles, floor, size):
                 areas.add(self.grid.levels(value).add_(unit, alpha=self.grid.size), pixel)
 
     def _check_total(self, total: Tensor, limit: Tensor) -> None:
@@ -369,7 +369,7 @@ def _checked(maps: Tensor, open_below: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps = check_maps(maps)
         return maps, maps, maps.flatten(2).sum(2)
     maps = maps.detach().float()
-    tiles = concept_pixels.tiles_of(maps)
+    tiles = bright_values.tiles_of(maps)
     greatest = least = tiles.amax((2, 3))
     units = open_below.nonzero().squeeze(1)
     if len(units) == len(open_below):
