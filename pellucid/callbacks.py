@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from pellucid.errors import RunFailure, UserError, nearest
 from pellucid.logging import figure_picture, log_image
+from pellucid.metrics.part_metric import PartMetric
 from pellucid.metrics.suite import METRICS
 from pellucid.models.base import Stage, StepCallback
 from pellucid.resume import Checkpoint, random_state, set_random_state
@@ -186,6 +187,8 @@ class UnitFigures(Callback):
     def __init__(self) -> None:
         self.figures: dict[str, dict[str, Tensor]] = {}
         """By stage and metric; (U,) or (U, P)."""
+        self.concepts: dict[str, tuple[str, ...]] = {}
+        """By metric, the names of the P columns."""
         self.counts: dict[str, float] = {}
         """Number of units that fire on no image, as ``stage/dead_units``, and of those that detect
         a concept, as ``stage/detectors``, where they are counted."""
@@ -200,6 +203,8 @@ class UnitFigures(Callback):
             known = callable(getattr(metric, "per_unit", None))
             if known:
                 figures[name] = metric.per_unit().detach().cpu()
+            if isinstance(metric, PartMetric):
+                self.concepts[name] = metric.part_names
             dead = getattr(metric, "dead_units", None)
             dead = dead() if callable(dead) else dead
             if dead is not None:  # A count, or which ones they are.
