@@ -40,7 +40,7 @@ def tiles_of(maps: Tensor) -> Tensor:
         (..., ceil(h / 8), w) float; the last tiles have fewer rows where eight do not divide h.
     """
     whole = maps.shape[-2] // _ROWS * _ROWS
-    tiles = maps[..., :whole, :].unflatten(-2, (-1, _ROWS)).amax(-2)
+    tiles = rearrange(maps[..., :whole, :], "... (y row) x -> ... y row x", row=_ROWS).amax(-2)
     if whole == maps.shape[-2]:
         return tiles
     return torch.cat((tiles, maps[..., whole:, :].amax(-2, keepdim=True)), dim=-2)
@@ -138,10 +138,11 @@ def _values_between(
             share = across.index_select(0, column)
             upper, lower = (
                 _mix(
-                    *(padded.view(-1).index_select(0, one + dx).unsqueeze(1) for dx in (0, 1)),
+                    padded.view(-1).index_select(0, left).unsqueeze(1),
+                    padded.view(-1).index_select(0, left + 1).unsqueeze(1),
                     share,
                 )
-                for one in (corner, corner + width + 2)
+                for left in (corner, corner + width + 2)
             )
             share = down.index_select(0, row).unsqueeze(2)
             value = _mix(upper.unsqueeze(1), lower.unsqueeze(1), share).flatten(1)

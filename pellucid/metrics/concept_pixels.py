@@ -124,12 +124,13 @@ class AreaCounter:
     def __init__(self, inside: Tensor, masks: Tensor, known: Tensor, category: Tensor) -> None:
         concepts, categories = len(category), known.shape[1]
         self._inside, one = inside.view(-1), inside[0].numel()
-        # How many concepts of each category a pixel has, and the sum of their numbers.
-        member = F.one_hot(category, categories).T.float()
+        # How many concepts of each category a pixel has, and the sum of their numbers. In double
+        # precision, which mixed precision leaves alone: numbers above 256 would be rounded.
+        member = F.one_hot(category, categories).T.double()
         numbers = torch.arange(concepts, device=masks.device)
         wanted = torch.cat((member, member * numbers))
-        found = torch.stack([wanted @ image.flatten(1).float() for image in masks], dim=1)
-        count, which = found.split(categories)
+        found = torch.stack([wanted @ image.flatten(1).double() for image in masks], dim=1)
+        count, which = found[:categories], found[categories:]
         nothing = torch.full_like(known.T, concepts + categories, dtype=torch.int64)
         outside = torch.arange(concepts, concepts + categories, device=masks.device)
         outside = torch.where(known.T, rearrange(outside, "k -> k 1"), nothing)

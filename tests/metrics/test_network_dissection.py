@@ -392,6 +392,28 @@ def test_mixed_precision_does_not_count_worse() -> None:
     assert_same(metric_of(half), metric_of(data | {"maps": half["maps"].float()}))
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_many_concepts_in_mixed_precision(overlap) -> None:
+    # Numbers above 256 are not in half precision.
+    names = [f"concept {number}" for number in range(700)]
+    generator = torch.Generator().manual_seed(3)
+    chosen = torch.randint(700, (4, 1, 6, 6), generator=generator)
+    masks = torch.zeros(4, 700, 6, 6, dtype=torch.bool).scatter_(1, chosen, True)
+    if overlap:
+        masks[1, 600:] = True
+    maps = torch.rand(4, 2, 6, 6, generator=generator)
+    metric = NetworkDissection(2, names, quantile=0.1, steps=64)
+    with torch.autocast("cpu", torch.bfloat16):
+        metric.update(maps, masks)
+    least, greatest = metric.bounds()
+    exact = network_dissection(maps, masks, quantile=0.1)
+    shown = masks.any((0, 2, 3))
+    assert exact[:, shown].isfinite().all()
+    assert (least[:, shown] <= exact[:, shown] + 1e-6).all()
+    assert (exact[:, shown] <= greatest[:, shown] + 1e-6).all()
+    assert metric.area.tolist() == masks.sum((0, 2, 3)).tolist()
+
+
 def test_reset_pickle_and_forward() -> None:
     data = images()
     metric = metric_of(data)
