@@ -13,6 +13,8 @@ from torchmetrics import Metric
 
 from pellucid.errors import RunFailure, UserError, nearest
 from pellucid.logging import figure_picture, log_image
+from pellucid.metrics.part_metric import PartMetric
+from pellucid.metrics.suite import METRICS
 from pellucid.models.base import Stage, StepCallback
 from pellucid.resume import Checkpoint, random_state, set_random_state
 
@@ -188,6 +190,8 @@ class UnitFigures(Callback):
     def __init__(self) -> None:
         self.figures: dict[str, dict[str, Tensor]] = {}
         """By stage and metric; (U,) or (U, P)."""
+        self.concepts: dict[str, tuple[str, ...]] = {}
+        """By metric, the names of the P columns."""
         self.counts: dict[str, float] = {}
         """Number of units that fire on no image, as ``stage/dead_units``, and of those that detect
         a concept, as ``stage/detectors``, where they are counted."""
@@ -196,14 +200,14 @@ class UnitFigures(Callback):
         """Read the figures; runs on every process, as reading them may gather over all."""
         model: Any = pl_module
         stage = model._test_stage
-        metrics = {
-            name: metric
-            for name, metric in model.metrics_of(stage).items()
-            if callable(getattr(metric, "per_unit", None))
-        }
-        figures = {name: m.per_unit().detach().cpu() for name, m in metrics.items()}
+        figures: dict[str, Tensor] = {}
         self.figures[stage] = figures
-        for name, metric in metrics.items():
+        for name, metric in model.metrics_of(stage).items():
+            known = callable(getattr(metric, "per_unit", None))
+            if known:
+                figures[name] = metric.per_unit().detach().cpu()
+            if isinstance(metric, PartMetric):
+                self.concepts[name] = metric.part_names
             dead = getattr(metric, "dead_units", None)
             dead = dead() if callable(dead) else dead
             if dead is not None:  # A count, or which ones they are.
@@ -211,6 +215,9 @@ class UnitFigures(Callback):
             if callable(detectors := getattr(metric, "detectors", None)):
                 self.counts[f"{stage}/detectors"] = float((detectors() >= 0).sum())
             draws = type(metric).plot is not Metric.plot
-            if draws and trainer.is_global_zero and figures[name].isfinite().any():
-                caption = f"{name.replace('_', ' ')} of each unit, {stage} images"
-                log_image(trainer, f"{stage}/{name}", figure_picture(metric.plot()[0]), caption)
+            if draws and (known or name in METRICS):  # A model's accuracy has a plot, too.
+                shown = figures.get(name, metric.compute())
+                if trainer.is_global_zero and shown.isfinite().any():
+                    what = f"{name.replace('_', ' ')}{' of each unit' if known else ''}"
+                    picture = figure_picture(metric.plot()[0])
+                    log_image(trainer, f"{stage}/{name}", picture, f"{what}, {stage} images")

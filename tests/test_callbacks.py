@@ -151,3 +151,7 @@ def test_votes_of_units_are_written_and_drawn(tmp_path):
     chosen = [unit["category"] for unit in units]
     assert {name: chosen.count(name) for name in content["units"]} == content["units"]
     assert list((run / "images" / "test").glob("categories_*.png"))
+    # The balance is of the layer and not of each unit, but has a picture all the same.
+    for stage in ("test", "all"):
+        assert len(list((run / "images" / stage).glob("category_balance_*.png"))) == 1
+        assert not list((run / "images" / stage).glob("accuracy_*.png"))

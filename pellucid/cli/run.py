@@ -280,7 +280,10 @@ class Run:
             per_unit = self.units.figures.get("test")
             found = unit_categories(model, units.class_activation, data.class_names)
             parts, folder = data.part_names, self.directory
-            save_units(units, folder, per_unit, parts, categories=found, progress=shown)
+            concepts = self.units.concepts
+            save_units(
+                units, folder, per_unit, parts, concepts=concepts, categories=found, progress=shown
+            )
             if found is not None:
                 picture = save_categories(found, folder)
                 log_image(self.trainer, "test/categories", picture, "votes of units for classes")

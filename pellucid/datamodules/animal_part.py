@@ -64,8 +64,10 @@ class AnimalPart(ImageDataModule):
     objects, and of the negatives, by the released code's rule of even spacing; ``val``, ``test``
     and ``all`` have each of theirs once, not mirrored.
 
-    Parts are the head and the frontal legs. A part that is not annotated, or is annotated several
-    times in one object, is not visible. ``part_masks`` are the parts' boxes.
+    Parts are the head and the frontal legs. With several categories each has its own, as they are
+    annotated (``parts_by_category``): a unit can detect the head of the fox. A part that is not
+    annotated, or is annotated several times in one object, is not visible. ``part_masks`` are the
+    parts' boxes.
 
     All crops are decoded once, into a cache in the data set's folder or, if that must not be
     written to, in the user's cache directory.
@@ -111,6 +113,7 @@ class AnimalPart(ImageDataModule):
         if len(self.wnids) == 1:
             self.negatives = Path(negatives).expanduser() if negatives else self.root / "neg"
             image_files(self.negatives)
+        self.parts_by_category = len(self.wnids) > 1
         self._groups: list[_Group] | None = None
 
     @property

@@ -121,6 +121,10 @@ class ImageDataModule(pl.LightningDataModule, ABC):
     on_device: bool = False
     """Whether batches are made on the accelerator, so that there is nothing to be copied there."""
 
+    parts_by_category: bool = False
+    """Whether each category has parts of its own, though by the same names: the head of a fox and
+    that of a dog are two concepts to detect. Otherwise all categories share the parts."""
+
     training_seed: int = 0
     """Added to ``seed`` for the order and the augmentation of training images. The command line
     sets it to ``--seed_everything``, so that runs with several seeds share their images."""

@@ -6,7 +6,6 @@ mirrored as pixel centres (``x -> W - 1 - x``) but scaled as distances from the 
 taken away after it. :func:`resample` does that, so a landmark stays on the spot it marks.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from torchvision.transforms.v2 import functional as F
 
 from pellucid.batch import Batch
 from pellucid.datamodules.errors import DataError
+from pellucid.part_names import mirrored_order
 
 CENTRE_TO_EDGE = 0.5
 """Position of a pixel's centre, measured from its corner."""
@@ -108,8 +108,8 @@ def mirror(sample: Sample, part_order: Sequence[int] | None = None) -> Sample:
 
     Args:
         sample: The image and its marks.
-        part_order: Which part stands at each place afterwards, see :func:`mirrored_order`; None
-            leaves the parts in their order.
+        part_order: Which part stands at each place afterwards, see
+            :func:`~pellucid.part_names.mirrored_order`; None leaves the parts in their order.
     """
     flipped = {name: F.horizontal_flip(value) for name, value in sample._wrapped().items()}
     mirrored = sample._with(flipped)
@@ -122,22 +122,6 @@ def mirror(sample: Sample, part_order: Sequence[int] | None = None) -> Sample:
         part_visible=None if mirrored.part_visible is None else mirrored.part_visible[order],
         part_masks=None if mirrored.part_masks is None else mirrored.part_masks[order],
     )
-
-
-def mirrored_order(part_names: Sequence[str]) -> list[int]:
-    """Where each part's name goes in a mirror: ``left_eye`` and ``right_eye`` change places.
-
-    Args:
-        part_names: Names of the parts. ``left`` and ``right`` count in any spelling of case, and
-            only where the counterpart is a part as well.
-
-    Returns:
-        For each place, the index of the part that stands there in the mirror image.
-    """
-    other = {"left": "right", "right": "left"}
-    lowered = [name.lower() for name in part_names]
-    swapped = [re.sub("left|right", lambda found: other[found[0]], name) for name in lowered]
-    return [lowered.index(s) if s in lowered else i for i, s in enumerate(swapped)]
 
 
 def upright(sample: Sample, orientation: int) -> Sample:

@@ -8,6 +8,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from pellucid.distributed import gather_with_gradient
+from pellucid.losses.balanced_assignment import balanced_assignment
 from pellucid.models.layers.part_template import peak_cells, positive_templates
 
 Assignment = Literal["exact", "category"]
@@ -175,6 +176,10 @@ class FilterLoss(nn.Module):
         momentum: Share that a running figure keeps at each step.
         single_category: Whether every filter belongs to category 1 (one category against the
             rest).
+        balance: Whether each category has as many filters, see
+            :func:`~pellucid.losses.balanced_assignment.balanced_assignment`, by
+            running strengths at each step; else a filter belongs to the category that it answers
+            most, which can leave categories without any.
         gather: Whether statistics are over the images of all devices.
 
     Raises:
@@ -184,6 +189,7 @@ class FilterLoss(nn.Module):
     scale: Tensor
     strength: Tensor
     seen: Tensor
+    assigned: Tensor
 
     def __init__(
         self,
@@ -197,6 +203,7 @@ class FilterLoss(nn.Module):
         negative_weight: float = 1.0,
         momentum: float = 0.9,
         single_category: bool = False,
+        balance: bool = False,
         gather: bool = True,
     ) -> None:
         super().__init__()
@@ -210,19 +217,32 @@ class FilterLoss(nn.Module):
             raise ValueError(f"momentum must be in [0, 1), got {momentum}")
         if negative_weight < 0:
             raise ValueError(f"negative_weight must be at least 0, got {negative_weight}")
+        if balance and single_category:
+            raise ValueError(
+                "balance must be false where single_category is true: it is the only one"
+            )
         self.assignment, self.beta, self.gain = assignment, beta, gain
         self.temperature, self.negative_weight = temperature, negative_weight
         self.momentum, self.single_category, self.gather = momentum, single_category, gather
         self.register_buffer("scale", torch.zeros(num_units))
         self.register_buffer("strength", torch.zeros(num_categories, num_units))
         self.register_buffer("seen", torch.zeros(num_categories))
+        self.balance = balance
+        if balance:  # Others would not find it in checkpoints of before.
+            start = torch.arange(num_units) % num_categories
+            self.register_buffer("assigned", start)
         self._templates: dict[tuple[int, int], Tensor] = {}
 
     @property
     def categories(self) -> Tensor:
-        """(U,) int64, ``argmax_c`` of the running mean over images of c of ``sum_ij x_ij``."""
+        """(U,) int64, ``argmax_c`` of the running mean over images of c of ``sum_ij x_ij``.
+
+        With ``balance``, what ``balanced_assignment`` makes of these means.
+        """
         if self.single_category:
             return torch.ones_like(self.scale, dtype=torch.int64)
+        if self.balance:
+            return self.assigned
         return self.strength.argmax(0)
 
     def forward(self, maps: Tensor, labels: Tensor) -> Tensor:
@@ -291,6 +311,9 @@ class FilterLoss(nn.Module):
         keep = rearrange(keep, "c -> c 1")
         self.strength.mul_(keep).add_((1 - keep) * mean)
         self.seen.add_(count)
+        if self.balance:
+            # A function of what all processes have in common: each finds the same.
+            self.assigned.copy_(balanced_assignment(self.strength))
         own = self.strength.gather(0, rearrange(self.categories, "u -> 1 u")).squeeze(0)
         if self.assignment == "exact":
             own = (self.seen @ self.strength) / self.seen.sum()

@@ -1,17 +1,15 @@
-"""Which activations matter, and which concepts and categories count where they are."""
+"""Which concepts and categories count where units fire."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
+from pellucid.metrics.bright_values import true_places
 from pellucid.metrics.mask_grid import masks_on_grid
 from pellucid.metrics.part_metric import check_shape
-
-# Values looked at together, which bounds the memory of one update.
-_BLOCK = 2**19
 
 
 def categories_of(
@@ -80,63 +78,6 @@ def counted_masks(
     return masks_on_grid(masks, shown, resolution)[0], annotated
 
 
-def upsampled(planes: Tensor, size: Sequence[int], peak: Tensor) -> Tensor:
-    """Interpolate maps bilinearly.
-
-    Args:
-        planes: (N, h, w) float32.
-        size: Height and width.
-        peak: (N,) greatest value of each.
-    """
-    if planes.shape[1:] == torch.Size(size):
-        return planes
-    large = F.interpolate(planes.unsqueeze(1), size=tuple(size), mode="bilinear").squeeze(1)
-    # Rounding can lift a plateau by one float, above a threshold that equals it.
-    return torch.minimum(large, rearrange(peak, "n -> n 1 1"))
-
-
-def values_above(
-    planes: Tensor, peak: Tensor, floor: Tensor, size: Sequence[int]
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Find the values of upsampled planes that are above the floor of their plane.
-
-    Args:
-        planes: (N, h, w) float32.
-        peak: (N,) greatest value of each.
-        floor: (N,) float32.
-        size: Height and width to upsample to.
-
-    Yields:
-        (M,) int64 plane, (M,) int64 pixel ``y * w + x`` and (M,) value of some of them.
-    """
-    pixels = size[0] * size[1]
-    # Nothing between the values of a plane is above the greatest of them. Here and below, selecting
-    # is ten times as fast as indexing.
-    bright = (peak > floor).nonzero().squeeze(1)
-    for block in torch.split(bright, max(1, _BLOCK // pixels)):
-        limit = rearrange(floor.index_select(0, block), "n -> n 1 1")
-        large = upsampled(planes.index_select(0, block), size, peak.index_select(0, block))
-        place = true_places((large > limit).flatten())
-        row = place // pixels
-        value = large.flatten().index_select(0, place)
-        yield block.index_select(0, row), place - row * pixels, value
-
-
-def true_places(flags: Tensor) -> Tensor:
-    """Where flags of which few are set are set; three times as fast as ``nonzero``.
-
-    Args:
-        flags: (N,) bool.
-
-    Returns:
-        (M,) int64, rising.
-    """
-    words = F.pad(flags, (0, -len(flags) % 8)).view(torch.int64)
-    word = words.nonzero().squeeze(1)
-    byte = words.index_select(0, word).view(torch.bool).nonzero().squeeze(1)
-    return word.index_select(0, byte >> 3).mul_(8).add_(byte & 7)
-
-
 def concepts_by_pixel(masks: Tensor) -> tuple[Tensor, Tensor]:
     """List the concepts of each pixel.
 
@@ -165,29 +106,55 @@ def concepts_by_pixel(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class AreaCounter:
-    """Counts pixels of one image by level of activation, inside each concept and all together.
+    """Counts pixels of some images by level of activation, inside and outside of their concepts.
 
     Args:
-        inside: (C + 1, U, L) int64 counts of each concept, added to in place; the last one is for
-            what is in none.
-        fired: (U, L) int64 counts of each category that the image is annotated for, likewise.
-        concepts: (N, h * w) int64, what :func:`concepts_by_pixel` lists.
+        inside: (C + K + 1, U, L) int64 counts, added to in place: inside each concept; for each
+            category that an image is annotated for, in none of its concepts, less one for each
+            further concept of a pixel that has several, so that a category's counts and those of
+            its concepts add up to all pixels; and a last one, which means nothing.
+        masks: (B, C, h, w) bool, empty where the category is not annotated.
+        known: (B, K) bool, whether an image is annotated for each category.
+        category: (C,) int64, category of each concept.
+
+    Attributes:
+        area: (C,) int64, pixels of each concept.
     """
 
-    def __init__(self, inside: Tensor, fired: Sequence[Tensor], concepts: Tensor) -> None:
-        self._inside = inside.view(-1)
-        self._fired = [counts.view(-1) for counts in fired]
-        self._first = concepts * inside[0].numel()
+    def __init__(self, inside: Tensor, masks: Tensor, known: Tensor, category: Tensor) -> None:
+        concepts, categories = len(category), known.shape[1]
+        self._inside, one = inside.view(-1), inside[0].numel()
+        # How many concepts of each category a pixel has, and the sum of their numbers. In double
+        # precision, which mixed precision leaves alone: numbers above 256 would be rounded.
+        member = F.one_hot(category, categories).T.double()
+        numbers = torch.arange(concepts, device=masks.device)
+        wanted = torch.cat((member, member * numbers))
+        found = torch.stack([wanted @ image.flatten(1).double() for image in masks], dim=1)
+        count, which = found[:categories], found[categories:]
+        nothing = torch.full_like(known.T, concepts + categories, dtype=torch.int64)
+        outside = torch.arange(concepts, concepts + categories, device=masks.device)
+        outside = torch.where(known.T, rearrange(outside, "k -> k 1"), nothing)
+        self._weighted: list[tuple[int, Tensor]] = []
+        if bool((count <= 1).all()):
+            rows = torch.where(count > 0, which.long(), outside.unsqueeze(2)).flatten(1)
+            self.area = torch.bincount(rows.flatten(), minlength=concepts)[:concepts]
+        else:
+            rows, self.area = concepts_by_pixel(masks)
+            rows = rows.masked_fill(rows == concepts, concepts + categories)
+            weights = ((1 - count.long()) * known.T.unsqueeze(2)).flatten(1)
+            starts = range(concepts * one, (concepts + categories) * one, one)
+            self._weighted = list(zip(starts, weights, strict=True))
+        self._first = rows * one
 
     def add(self, count: Tensor, pixel: Tensor) -> None:
         """Count some pixels.
 
         Args:
             count: (M,) int64, ``unit * L + level``.
-            pixel: (M,) int64, ``y * w + x``.
+            pixel: (M,) int64, ``(image * h + y) * w + x``.
         """
         one = torch.ones_like(count)
         for first in self._first:
             self._inside.scatter_add_(0, first.index_select(0, pixel).add_(count), one)
-        for counts in self._fired:
-            counts.scatter_add_(0, count, one)
+        for start, weight in self._weighted:
+            self._inside.scatter_add_(0, count + start, weight.index_select(0, pixel))

@@ -12,7 +12,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from pellucid.metrics import concept_pixels, dissection_plots
+from pellucid.metrics import bright_values, concept_pixels, dissection_plots
 from pellucid.metrics.concept_pixels import AreaCounter
 from pellucid.metrics.mask_grid import chunks
 from pellucid.metrics.part_metric import PartMetric, check_maps, check_shape
@@ -27,7 +27,7 @@ IOU_THRESHOLD = 0.04
 RESOLUTION = 112
 
 # A floor costs as much as a twentieth of an image, and hardly moves from one to the next.
-_IMAGES_PER_FLOOR = 4
+_IMAGES_PER_FLOOR = 2
 
 
 def network_dissection(
@@ -81,7 +81,7 @@ def network_dissection(
     fired = torch.zeros_like(both)
     for part in chunks(maps, masks):
         planes = maps[part].flatten(0, 1)
-        large = concept_pixels.upsampled(planes, masks.shape[-2:], planes.amax((1, 2)))
+        large = bright_values.upsampled(planes, masks.shape[-2:], planes.amax((1, 2)))
         large = rearrange(large, "(b u) h w -> b u (h w)", u=maps.shape[1])
         # Single precision stops counting at 2^24, mixed precision far below.
         fires = (large > thresholds.unsqueeze(1)).double()
@@ -139,7 +139,6 @@ class NetworkDissection(PartMetric):
     higher_is_better = True
     positions: Tensor
     inside: Tensor
-    fired: Tensor
     area: Tensor
     annotated_area: Tensor
     total: Tensor
@@ -169,11 +168,11 @@ class NetworkDissection(PartMetric):
         self.categories, category = concept_pixels.categories_of(len(concepts), categories)
         self.register_buffer("category", category, persistent=False)
         self.category: Tensor
-        # One concept more, for what is in none.
+        # Concepts, then what is in none of a category's, then what counts for nothing.
+        rows = len(concepts) + len(self.categories) + 1
         sizes: dict[str, tuple[int, ...]] = {
             "positions": (num_units, self.grid.size),
-            "inside": (len(concepts) + 1, num_units, self.grid.size),
-            "fired": (len(self.categories), num_units, self.grid.size),
+            "inside": (rows, num_units, self.grid.size),
             "area": (len(concepts),),
             "annotated_area": (len(self.categories),),
             "total": (),
@@ -209,13 +208,12 @@ class NetworkDissection(PartMetric):
         check_shape("maps", maps, (None, self.num_units, None, None))
         check_shape("masks", masks, (len(maps), len(self.part_names), None, None))
         cells, allowed = maps.shape[2] * maps.shape[3], None
+        floor = torch.full((self.num_units,), -torch.inf, device=maps.device)
         if self.num_images is not None:
             allowed = allowed_above(self.quantile, self.num_images * cells)
-        # Once every unit has a floor, it does not matter how far below other values are.
-        settled = allowed is not None and bool(
-            self.grid.floor(self.positions, allowed).isfinite().all()
-        )
-        maps, least, peak = _checked(maps, settled)
+            floor = self.grid.floor(self.positions, allowed)
+        # Of a unit that has a floor, it does not matter how far below other values are.
+        maps, tiles, least = _checked(maps, floor.isinf())
         masks, known = concept_pixels.counted_masks(
             masks, visible, annotated, self.category, self.resolution
         )
@@ -225,12 +223,12 @@ class NetworkDissection(PartMetric):
         self._check_total(total, limit)
         self.limit, self.total = limit, total
         self.annotated_area = self.annotated_area + known.sum(0) * (masks.shape[2] * masks.shape[3])
-        for name in ("positions", "inside", "fired"):
+        for name in ("positions", "inside"):
             setattr(self, name, _writable(getattr(self, name)))
-        for image in range(len(maps)):
-            if image % _IMAGES_PER_FLOOR == 0:
-                floor = self._floor(least[image:].amin(0), allowed)
-            self._count(maps[image], peak[image], floor, masks[image], known[image])
+        for first in range(0, len(maps), _IMAGES_PER_FLOOR):
+            some = slice(first, first + _IMAGES_PER_FLOOR)
+            floor = self._floor(least[some].amin(0), allowed)
+            self._count(maps[some], tiles[some], floor, masks[some], known[some])
 
     def _floor(self, least: Tensor, allowed: int | None) -> Tensor:
         """(U,) activation that decides about nothing any more, nor does any below it."""
@@ -241,22 +239,20 @@ class NetworkDissection(PartMetric):
         return torch.where((least >= 0) & floor.isinf(), 0.0, floor)
 
     def _count(
-        self, planes: Tensor, peak: Tensor, floor: Tensor, masks: Tensor, known: Tensor
+        self, maps: Tensor, tiles: Tensor, floor: Tensor, masks: Tensor, known: Tensor
     ) -> None:
-        """Add one image, of (U, h, w) planes, to the counts by level."""
-        concepts, area = concept_pixels.concepts_by_pixel(masks.unsqueeze(0))
-        self.area = self.area + area
-        fired = [self.fired[number] for number, yes in enumerate(known.tolist()) if yes]
-        areas = AreaCounter(self.inside, fired, concepts)
+        """Add some images to the counts by level."""
+        areas = AreaCounter(self.inside, masks, known, self.category)
+        self.area = self.area + areas.area
         positions = self.positions.view(-1)
-        own, size = planes.shape[1:], masks.shape[1:]
-        for unit, pixel, value in concept_pixels.values_above(planes, peak, floor, own):
+        own, size = maps.shape[2:], masks.shape[2:]
+        for unit, pixel, value in bright_values.values_above(maps, tiles, floor, own):
             count = self.grid.levels(value).add_(unit, alpha=self.grid.size)
             positions.scatter_add_(0, count, torch.ones_like(count))
             if own == size:
                 areas.add(count, pixel)
         if own != size:
-            for unit, pixel, value in concept_pixels.values_above(planes, peak, floor, size):
+            for unit, pixel, value in bright_values.values_above(maps, tiles, floor, size):
                 areas.add(self.grid.levels(value).add_(unit, alpha=self.grid.size), pixel)
 
     def _check_total(self, total: Tensor, limit: Tensor) -> None:
@@ -273,9 +269,14 @@ class NetworkDissection(PartMetric):
         total = int(self.total)
         bracket = self.grid.enclose(self.positions, self.total, allowed_above(self.quantile, total))
         ends = torch.stack([bracket.upper, bracket.lower], -1)
-        # The last one is what is in no concept.
-        inside = self._areas(self.inside[:-1], self.area, ends)
-        fired = self._areas(self.fired, self.annotated_area, ends)[:, self.category]
+        concepts = len(self.area)
+        # With what is in none of its concepts, a category's counts are of all of its pixels.
+        beside = self.annotated_area - self.area.new_zeros(len(self.categories)).index_add(
+            0, self.category, self.area
+        )
+        inside = self._areas(self.inside[:concepts], self.area, ends)
+        fired = self._areas(self.inside[concepts:-1], beside, ends)
+        fired = fired.index_add(1, self.category, inside)[:, self.category]
         outside = fired - inside
         area = self.area.unsqueeze(-1)
         # The lower threshold has the greater areas.
@@ -359,17 +360,25 @@ class NetworkDissection(PartMetric):
         )
 
 
-def _checked(maps: Tensor, settled: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Float32 maps, and (B, U) least and greatest value of each; if settled, the greatest twice."""
+def _checked(maps: Tensor, open_below: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Float32 maps, the greatest value of their tiles, and (B, U) least value of each.
+
+    Where ``open_below`` (U,) is False, the greatest value of a map stands for the least.
+    """
     if not maps.is_floating_point() or 0 in maps.shape:
         maps = check_maps(maps)
-        return maps, maps.flatten(2).sum(2), maps.flatten(2).sum(2)
+        return maps, maps, maps.flatten(2).sum(2)
     maps = maps.detach().float()
-    greatest = maps.amax((2, 3))
-    least = greatest if settled else maps.amin((2, 3))
+    tiles = bright_values.tiles_of(maps)
+    greatest = least = tiles.amax((2, 3))
+    units = open_below.nonzero().squeeze(1)
+    if len(units) == len(open_below):
+        least = maps.amin((2, 3))
+    elif len(units):
+        least = greatest.index_copy(1, units, maps.index_select(1, units).amin((2, 3)))
     # The two stand for all, so that the maps are looked at no more often than needed.
     check_maps(rearrange([least, greatest], "e b u -> b u 1 e"), -GREATEST, GREATEST)
-    return maps, least, greatest
+    return maps, tiles, least
 
 
 def _writable(counts: Tensor) -> Tensor:

@@ -142,15 +142,16 @@ def _peaks_by_row(maps: Tensor, slack: Tensor, image_size: tuple[int, int]) -> T
     slack = slack[varied]
     # Mixed precision would move peaks.
     with torch.autocast("cpu", enabled=False):
-        tall = down @ maps[varied]
+        # Columns before rows: the greatest of a row is then found for many rows at a time.
+        tall = maps[varied].transpose(1, 2) @ down.T
         # Weights sum to one, those below zero to no less than -dip: no value of a row is above.
-        high, low = tall.amax(2), tall.amin(2)
+        high, low = tall.amax(1), tall.amin(1)
         dip = -across.clamp(max=0).sum(1).min()
         bound = high + dip * (high - low)
-        leader = tall[torch.arange(len(tall)), high.argmax(1)] @ across.T
+        leader = tall[torch.arange(len(tall)), :, high.argmax(1)] @ across.T
         reached = leader.amax(1) - 2 * slack
         plane, row = (bound >= reached.unsqueeze(1)).nonzero(as_tuple=True)
-        lines = tall[plane, row] @ across.T
+        lines = tall[plane, :, row] @ across.T
     peak = lines.amax(1)
     best = torch.full_like(slack, -torch.inf).scatter_reduce(0, plane, peak, "amax")
     least = (best - slack)[plane]

@@ -5,7 +5,7 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor
 from torch.nn import functional as F
 
-from pellucid.metrics.concept_pixels import values_above
+from pellucid.metrics.bright_values import tiles_of, values_above
 
 # Candidates for a threshold are the floats whose lowest 17 of 23 bits of mantissa are zero:
 # (1 + m / 64) 2^e. The greatest one below x > 0 is then a matter of integer arithmetic on x's bits.
@@ -98,26 +98,26 @@ def add_hits_above(
             ``CANDIDATES``: any can.
     """
     units, parts = changes.shape[:2]
-    planes, size = maps.flatten(0, 1), masks.shape[-2:]
+    size = masks.shape[-2:]
     floor = candidate(lowest.clamp(max=CANDIDATES - 1)).masked_fill(lowest == CANDIDATES, 0.0)
-    found = list(values_above(planes, planes.amax((1, 2)), floor.repeat(len(maps)), size))
+    found = list(values_above(maps, tiles_of(maps), floor, size))
     if not found:
         return
-    plane, pixel, value = (torch.cat(some) for some in zip(*found, strict=True))
+    unit, pixel, value = (torch.cat(some) for some in zip(*found, strict=True))
     if not len(value):  # a plane's peak may lie between the pixels of the masks
         return
+    pixels = size[0] * size[1]
+    plane = pixel // pixels * units + unit
     # By plane, and in it from the highest activation down.
     key, order = (plane * (CANDIDATES + 1) + levels_of(value)).sort()
     pixel, plane = pixel[order], key // (CANDIDATES + 1)
-    image = plane // units
-    pixels = size[0] * size[1]
     # What came in the planes before is taken off the running sums.
     before = torch.searchsorted(plane, plane)
     one = torch.arange(1, len(key) + 1, device=key.device)
     flat = rearrange(masks, "b p h w -> p (b h w)")
-    inside = flat[:, image * pixels + pixel].cumsum(1)
+    inside = flat[:, pixel].cumsum(1)
     both = (inside - F.pad(inside, (1, 0))[:, before]).float()
-    mask_area = reduce(masks.float(), "b p h w -> p b", "sum")[:, image]
+    mask_area = reduce(masks.float(), "b p h w -> p b", "sum")[:, plane // units]
     either = (one - before).float() + mask_area - both
     # Where several pixels have one level, the last of them has it all.
     last = torch.cat((key[1:] != key[:-1], key.new_ones(1, dtype=torch.bool)))

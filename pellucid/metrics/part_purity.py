@@ -4,7 +4,6 @@ Source: Nauta et al., *PIP-Net: Patch-Based Intuitive Prototypes for Interpretab
 Classification*, CVPR 2023, section 5, with the released code.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from pellucid.metrics.location_instability import peak_positions
 from pellucid.metrics.part_box import check_landmarks, check_share, landmarks_in_box
 from pellucid.metrics.part_metric import PartMetric, check_maps, check_shape
 from pellucid.metrics.strongest import KeepsStrongest, StrongestImages, number_images
+from pellucid.part_names import merge_sides
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,27 +89,6 @@ def part_purity(
     return _mean(_shares(seen.best(top_k), count_hidden))
 
 
-def merge_sides(part_names: Sequence[str]) -> dict[str, str]:
-    """Names under which the left and the right one of a pair are the same part.
-
-    Args:
-        part_names: Names of the parts. ``left`` and ``right`` count in any spelling of case, and
-            only where the counterpart is a part as well.
-
-    Returns:
-        ``{"left eye": "left eye / right eye", "right eye": "left eye / right eye"}`` for an eye,
-        and so on; names without a counterpart are not in it.
-    """
-    other = {"left": "right", "right": "left"}
-    by_name = {name.lower(): name for name in part_names}
-    merged = {}
-    for name in part_names:
-        swapped = re.sub("left|right", lambda found: other[found[0]], name.lower())
-        if swapped != name.lower() and swapped in by_name:
-            merged[name] = " / ".join(sorted((name, by_name[swapped]), key=str.lower))
-    return merged
-
-
 def _check_options(top_k: int, patch: float) -> None:
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}; usual is {TOP_K}")
@@ -174,7 +153,7 @@ class PartPurity(PartMetric, KeepsStrongest):
         patch: Sides of a patch as a share of the image's sides, above 0 and at most 1.
         merge: From a landmark's name to the name of the part that it is counted as; landmarks not
             in it are parts of their own. None: left and right are one, as in the paper (see
-            :func:`merge_sides`).
+            :func:`~pellucid.part_names.merge_sides`).
         count_hidden: Whether a patch counts, as one without the part, where the part is hidden.
 
     Raises:

@@ -69,6 +69,9 @@ class LevelGrid:
             level ``zero + 1``.
         """
         bits = values.view(torch.int32)
+        if len(values) and bool(bits.amin() > 0):
+            key = (bits - 1).bitwise_right_shift_(self._shift)
+            return key.neg_().add_(self._least + self.zero - 1).clamp_(0, self.zero).long()
         # An integer that grows with the value; the magnitude of negative floats does not.
         bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
         # One is taken off, so that a value is not above the candidate that it equals.

@@ -13,6 +13,7 @@ from pellucid.metrics.category_balance import CategoryBalance
 from pellucid.metrics.category_purity import CategoryPurity
 from pellucid.metrics.decision_sparsity import DecisionSparsity
 from pellucid.metrics.location_instability import LocationInstability
+from pellucid.metrics.mask_grid import masks_on_grid
 from pellucid.metrics.network_dissection import NetworkDissection
 from pellucid.metrics.part_consistency import PartConsistency
 from pellucid.metrics.part_interpretability import PartInterpretability
@@ -32,6 +33,11 @@ class Data(Protocol):
     """What is read of a data module."""
 
     provides: Collection[str]
+    parts_by_category: bool
+
+    @property
+    def class_names(self) -> Any:
+        """Names of the categories."""
 
     @property
     def part_names(self) -> Any:
@@ -144,10 +150,46 @@ def _update_interpretability(metric: PartInterpretability, units: Units) -> None
     metric.update(units.maps, units.batch["part_masks"], units.batch["part_visible"])
 
 
+def _of_categories(data: Data) -> bool:
+    return data.parts_by_category and "label" in data.provides
+
+
+def _make_dissection(count: int, data: Data) -> NetworkDissection:
+    """Concepts are the parts, or the parts of each category where these are its own."""
+    names = tuple(data.part_names)
+    if _of_categories(data):
+        names = tuple(f"{category} {part}" for category in data.class_names for part in names)
+    return NetworkDissection(count, names)
+
+
+def parts_of_categories(masks: Tensor, label: Tensor, num_classes: int) -> Tensor:
+    """Give each category its own parts, of which an image has those of its category alone.
+
+    Args:
+        masks: (B, P, ...) bool.
+        label: (B,) int64.
+        num_classes: Number of categories, ``K``.
+
+    Returns:
+        (B, K * P, ...) bool, the parts of category 0 first.
+    """
+    own = masks.new_zeros(len(masks), num_classes, *masks.shape[1:])
+    own[torch.arange(len(masks), device=masks.device), label] = masks
+    return own.flatten(1, 2)
+
+
 def _update_dissection(metric: NetworkDissection, units: Units) -> None:
     if not metric.total:
         metric.num_images = units.num_images
-    metric.update(units.maps, units.batch["part_masks"], units.batch["part_visible"])
+    batch = units.batch
+    masks, visible = batch["part_masks"], batch["part_visible"]
+    if (several := len(metric.part_names) // masks.shape[1]) > 1:
+        # On the metric's grid first, which has fewer pixels.
+        masks, visible = masks_on_grid(masks, visible, metric.resolution)
+        masks, visible = (
+            parts_of_categories(each, batch["label"], several) for each in (masks, visible)
+        )
+    metric.update(units.maps, masks, visible)
 
 
 def _update_sparsity(metric: DecisionSparsity, units: Units) -> None:
@@ -189,7 +231,7 @@ METRICS: Mapping[str, _Entry] = {
     ),
     "network_dissection": _Entry(
         _MASKS,
-        lambda count, data: NetworkDissection(count, tuple(data.part_names)),
+        _make_dissection,
         _update_dissection,
     ),
     "category_purity": _Entry(

@@ -25,6 +25,8 @@ Where this differs from the paper:
   (``beta`` 2): filters then find the same part in more of the images they have not seen.
 - ``feature_dropout`` drops channels of the top layer in training; the paper has many more images.
 - The category of a filter is a running mean over batches, not a pass over the training set.
+- ``balanced_categories`` gives each category as many filters. By the paper's rule, the category
+  that a filter answers most, eight animals have from 0 to 53 of 128 filters.
 """
 
 from collections.abc import Mapping
@@ -75,6 +77,9 @@ class InterpretableCNN(FineTunedModel):
         negative_weight: Weight of images of other categories in ``category``.
         temperature: How evenly ``category`` weights the images of a group; 0.5 in the released
             code, which leaves out the images that fit worst.
+        balanced_categories: Whether each category has as many filters (module
+            :mod:`pellucid.losses.balanced_assignment`); with several categories and ``assignment``
+            ``category``.
         filter_loss_warmup: Epochs until the filter losses have their whole weight: none for the
             first half of them, then rising. A network that knows nothing yet can satisfy them with
             filters that always fire at one place, or all at one part; pretrained ones need none.
@@ -125,6 +130,7 @@ class InterpretableCNN(FineTunedModel):
         schedule: Schedule = "one_cycle",
         cache_frozen: bool = True,
         node: str | None = None,
+        balanced_categories: bool = False,
     ) -> None:
         top_weight = (
             filter_loss_weight if top_filter_loss_weight is None else top_filter_loss_weight
@@ -145,6 +151,11 @@ class InterpretableCNN(FineTunedModel):
             raise ValueError(
                 f"head 'sigmoid' is for one category and its negatives, got num_classes "
                 f"{num_classes}; use 'softmax' or 'logistic'"
+            )
+        if balanced_categories and (head == "sigmoid" or assignment != "category"):
+            raise ValueError(
+                f"balanced_categories needs several categories and assignment 'category', got head "
+                f"{head!r} and assignment {assignment!r}; set it to false"
             )
         super().__init__(
             backbone,
@@ -185,6 +196,7 @@ class InterpretableCNN(FineTunedModel):
                 negative_weight=negative_weight,
                 temperature=temperature,
                 single_category=head == "sigmoid",
+                balance=balanced_categories,
             )
             for units in (channels, num_units)
         )

@@ -78,7 +78,7 @@ FIGURES: dict[str, Figure] = {
         definition=(
             "Network dissection: number of parts that have a detector, a unit whose top 0.5 % of "
             "activations and the part's masks have an IoU above 0.04 over the whole data set (Bau "
-            "et al., 2017)."
+            "et al., 2017). Where each category has parts of its own, they count one by one."
         ),
     ),
     "detectors": Figure(

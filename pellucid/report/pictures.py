@@ -98,6 +98,7 @@ def save_units(
     per_unit: Mapping[str, Tensor] | None = None,
     part_names: Sequence[str] = (),
     *,
+    concepts: Mapping[str, Sequence[str]] | None = None,
     categories: UnitCategories | None = None,
     size: int = 112,
     progress: bool = True,
@@ -112,6 +113,7 @@ def save_units(
         run_directory: The run; made if it is not there.
         per_unit: Metrics by name, (U,) or (U, P), one column per part; NaN where there is none.
         part_names: Names of the P columns.
+        concepts: By metric, names of its columns where they are others.
         categories: The units' categories and votes; None: by strongest mean activation.
         size: Pixels of the longer side of each image.
         progress: Whether to show a bar after two seconds.
@@ -122,11 +124,13 @@ def save_units(
     run_directory = Path(run_directory)
     per_unit = {name: value.detach().cpu() for name, value in (per_unit or {}).items()}
     units = len(summary.peaks)
+    columns = {name: (concepts or {}).get(name, part_names) for name in per_unit}
     for name, value in per_unit.items():
-        if value.shape not in ((units,), (units, len(part_names))):
+        parts = columns[name]
+        if value.shape not in ((units,), (units, len(parts))):
             raise ValueError(
-                f"per_unit[{name!r}] must have shape ({units},) or ({units}, {len(part_names)}) "
-                f"for the parts {list(part_names)}, got {tuple(value.shape)}"
+                f"per_unit[{name!r}] must have shape ({units},) or ({units}, {len(parts)}) "
+                f"for the parts {list(parts)}, got {tuple(value.shape)}"
             )
     folder = run_directory / "images" / "units"
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +144,7 @@ def save_units(
         points = summary.positions[unit]
         _save(draw_position(image, mean, covariance, points, size=size), position)
         entry = describe_unit(summary, unit, categories)
-        entry |= unit_metrics(per_unit, unit, part_names)
+        entry |= unit_metrics(per_unit, unit, columns)
         entry["images"] = sheet.relative_to(run_directory).as_posix()
         entry["position_image"] = position.relative_to(run_directory).as_posix()
         entries.append(without_nan(entry))

@@ -64,16 +64,22 @@ def describe_unit(
 
 
 def unit_metrics(
-    per_unit: Mapping[str, Tensor], unit: int, part_names: Sequence[str]
+    per_unit: Mapping[str, Tensor], unit: int, columns: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """A unit's metrics: one figure each, those per part, and the part with the best one."""
+    """A unit's metrics: one figure each, those per part, and the part with the best one.
+
+    Args:
+        per_unit: Metrics by name, (U,) or one column per part.
+        unit: Number of the unit.
+        columns: By metric, the names of its parts.
+    """
     entry: dict[str, Any] = {}
     judged = False
     for name, values in per_unit.items():
         if values.ndim == 1:
             entry[name] = float(values[unit])
             continue
-        parts = dict(zip(part_names, values[unit].tolist(), strict=True))
+        parts = dict(zip(columns[name], values[unit].tolist(), strict=True))
         known = {part: value for part, value in parts.items() if not math.isnan(value)}
         entry[f"{name}_by_part"] = parts
         over = max if unit_figure(name).over_parts == "max" else lambda v: sum(v) / len(v)

@@ -310,6 +310,11 @@ def test_seven_objects_are_enough_for_three_splits(count):
     assert min(len(train), len(val), len(test)) > 0
 
 
+def test_parts_belong_to_the_category_where_there_are_several(root):
+    assert AnimalPart(str(root), image_size=16).parts_by_category
+    assert not AnimalPart(str(root), ["fox"], 16).parts_by_category
+
+
 def test_several_categories_are_classes_without_negatives(root):
     data = AnimalPart(str(root), image_size=32)
     assert data.class_names == ("fox", "domestic cat")

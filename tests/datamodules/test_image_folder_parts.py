@@ -21,11 +21,11 @@ from pellucid.datamodules.transforms import (
     Sample,
     letterbox,
     mirror,
-    mirrored_order,
     resample,
     resize,
     upright,
 )
+from pellucid.part_names import mirrored_order
 
 WIDTH, HEIGHT = 120, 80
 EYES = {"left_eye": (30, 40), "right_eye": (90, 25)}

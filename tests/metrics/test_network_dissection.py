@@ -9,7 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from pellucid.metrics import NetworkDissection, concept_pixels, network_dissection
+from pellucid.metrics import NetworkDissection, bright_values, network_dissection
+from pellucid.metrics.bright_values import tiles_of, values_above
 from pellucid.metrics.concept_pixels import concepts_by_pixel
 from pellucid.metrics.streaming_quantile import LevelGrid
 
@@ -354,7 +355,7 @@ def test_what_is_passed_over_changes_nothing(native) -> None:
 def test_large_batches_are_counted_in_blocks(monkeypatch) -> None:
     data = images(9) | {"maps": images(9, cells=12)["maps"]}
     expected = [metric_of(data), metric_of(images(9))]
-    monkeypatch.setattr(concept_pixels, "_BLOCK", 100)
+    monkeypatch.setattr(bright_values, "_BLOCK", 100)
     assert_same(metric_of(data, num_images=9), expected[0])
     assert_same(metric_of(images(9), num_images=9), expected[1])
 
@@ -389,6 +390,28 @@ def test_mixed_precision_does_not_count_worse() -> None:
         assert torch.equal(network_dissection(**data, **options), expected[1])
     half = data | {"maps": data["maps"].bfloat16()}
     assert_same(metric_of(half), metric_of(data | {"maps": half["maps"].float()}))
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_many_concepts_in_mixed_precision(overlap) -> None:
+    # Numbers above 256 are not in half precision.
+    names = [f"concept {number}" for number in range(700)]
+    generator = torch.Generator().manual_seed(3)
+    chosen = torch.randint(700, (4, 1, 6, 6), generator=generator)
+    masks = torch.zeros(4, 700, 6, 6, dtype=torch.bool).scatter_(1, chosen, True)
+    if overlap:
+        masks[1, 600:] = True
+    maps = torch.rand(4, 2, 6, 6, generator=generator)
+    metric = NetworkDissection(2, names, quantile=0.1, steps=64)
+    with torch.autocast("cpu", torch.bfloat16):
+        metric.update(maps, masks)
+    least, greatest = metric.bounds()
+    exact = network_dissection(maps, masks, quantile=0.1)
+    shown = masks.any((0, 2, 3))
+    assert exact[:, shown].isfinite().all()
+    assert (least[:, shown] <= exact[:, shown] + 1e-6).all()
+    assert (exact[:, shown] <= greatest[:, shown] + 1e-6).all()
+    assert metric.area.tolist() == masks.sum((0, 2, 3)).tolist()
 
 
 def test_reset_pickle_and_forward() -> None:
@@ -552,6 +575,46 @@ def test_concepts_by_pixel_against_a_loop() -> None:
         found = [c for c in range(7) if masks[image, c, pixel // 5, pixel % 5]]
         assert table[:, place].tolist() == found + [7] * (len(table) - len(found))
     assert concepts_by_pixel(masks & False)[0].shape == (0, 60)
+
+
+@pytest.mark.parametrize(
+    ("cells", "size"), [((5, 7), (12, 9)), ((4, 4), (32, 32)), ((9, 6), (5, 13)), ((1, 1), (3, 4))]
+)
+@pytest.mark.parametrize("block", [60, 2**19])
+def test_high_values_between_cells_against_an_interpolated_map(
+    monkeypatch, cells, size, block
+) -> None:
+    monkeypatch.setattr(bright_values, "_BLOCK", block)
+    generator = torch.Generator().manual_seed(1)
+    maps = torch.randn(3, 4, *cells, generator=generator)
+    floor = torch.tensor([0.5, -torch.inf, 9.0, 0.0])
+    large = F.interpolate(maps, size=size, mode="bilinear").movedim(0, 1).flatten(1)
+    found = torch.full_like(large, torch.nan)
+    order = []
+    for unit, pixel, value in values_above(maps, tiles_of(maps), floor, size):
+        assert found[unit, pixel].isnan().all()
+        found[unit, pixel] = value
+        order += unit.tolist()
+    assert order == sorted(order)
+    wanted = large.where(large > floor.unsqueeze(1), torch.nan)
+    torch.testing.assert_close(found, wanted, equal_nan=True)
+
+
+@pytest.mark.parametrize("height", [3, 8, 19])
+def test_high_values_of_maps_as_they_are(monkeypatch, height) -> None:
+    monkeypatch.setattr(bright_values, "_BLOCK", 50)
+    maps = torch.randn(3, 4, height, 5, generator=torch.Generator().manual_seed(2))
+    floor = torch.tensor([0.5, -torch.inf, 9.0, 0.0])
+    flat = maps.movedim(0, 1).flatten(1)
+    found = list(values_above(maps, tiles_of(maps), floor, (height, 5)))
+    unit, pixel, value = (torch.cat(some) for some in zip(*found, strict=True))
+    assert torch.equal(flat[unit, pixel], value)
+    keys = sorted(zip(unit.tolist(), pixel.tolist(), strict=True))
+    assert keys == [tuple(place) for place in (flat > floor.unsqueeze(1)).nonzero().tolist()]
+    # Cut from larger maps, they are not next to each other in memory.
+    wide = torch.cat((maps, maps), 3)[..., :5]
+    again = list(values_above(wide, tiles_of(wide), floor, (height, 5)))
+    assert torch.equal(torch.cat([some[2] for some in again]), value)
 
 
 def test_plot_shows_the_detected_concepts() -> None:

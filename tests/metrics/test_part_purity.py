@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pellucid.metrics import PartPurity, part_purity
-from pellucid.metrics.part_purity import merge_sides
+from pellucid.part_names import merge_sides
 from tests.metrics.boxes import rows
 
 SIZE = (40, 50)

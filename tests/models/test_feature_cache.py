@@ -78,6 +78,18 @@ def test_what_needs_too_much_memory_is_not_kept() -> None:
     assert train not in cache
 
 
+def test_what_is_not_kept_is_said_once_for_each_data_set(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    cache, first, second = FeatureCache(limit_gib=1e-6), Images(1000), Images(2000)
+    for dataset in (first, first, second, first, second):
+        cache.get(dataset, torch.tensor([0]), torch.ones(1, 1000), Frozen())
+    said = [record.getMessage() for record in caplog.records]
+    assert [text.split(" need")[0] for text in said] == [
+        "frozen features of 1000 images",
+        "frozen features of 2000 images",
+    ]
+
+
 def test_all_data_sets_share_the_limit() -> None:
     # 100 images of 100 floats each: 40 kB a data set, of 100 kB.
     cache, frozen, index = FeatureCache(limit_gib=1e5 / 2**30), Frozen(), torch.tensor([0])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pellucid.datamodules.synthetic_parts import SyntheticParts
 from pellucid.metrics import (
     DecisionSparsity,
+    NetworkDissection,
     PartStability,
     category_balance,
     category_purity,
@@ -209,6 +210,47 @@ def test_stability_looks_at_images_evenly_spread(monkeypatch: pytest.MonkeyPatch
     # Every fourth, but not always of the same category where four of them take turns.
     assert (chosen % 4).bincount(minlength=4).tolist() == pytest.approx([25] * 4, abs=3)
     assert chosen.diff().max() <= 10
+
+
+class Animals:
+    provides = frozenset({"image", "label", "part_masks", "part_visible"})
+    class_names, part_names, num_classes = ("fox", "dog"), ("head", "legs"), 2
+    parts_by_category = True
+
+
+def test_parts_of_a_category_are_concepts_of_their_own() -> None:
+    generator = torch.Generator().manual_seed(0)
+    label = torch.tensor([0, 1, 1, 0, 1, 0])
+    maps = torch.rand(6, 3, 8, 8, generator=generator)
+    maps[:, 0] = 0.0
+    maps[label == 0, 0, 2, 2] = 5.0  # The head of every fox, and of no dog.
+    masks = torch.rand(6, 2, 32, 32, generator=generator) < 0.2
+    masks[:, 0, 8:12, 8:12] = True
+    visible = torch.rand(6, 2, generator=generator) < 0.8
+    visible[:, 0] = True
+    fields = {"label": label, "part_masks": masks, "part_visible": visible}
+    batch: Any = {"image": torch.randn(6, 3, 32, 32), **fields}
+    built, _ = make_suite(3, Animals(), names=["network_dissection"])
+    (metric,) = built.values()
+    assert isinstance(metric, NetworkDissection)
+    metric.quantile = 0.01
+    update_suite(built, Units(batch=batch, maps=maps, respond=torch.abs))
+    assert metric.part_names == ("fox head", "fox legs", "dog head", "dog legs")
+    # A loop over images: category by category, the part is where the image is of the category.
+    own = torch.zeros(6, 4, 32, 32, dtype=torch.bool)
+    for image in range(6):
+        for part in range(2):
+            if visible[image, part]:
+                own[image, 2 * int(label[image]) + part] = masks[image, part]
+    expected = network_dissection(maps, own, quantile=0.01)
+    torch.testing.assert_close(metric.iou(), expected, rtol=0.2, atol=0.01, equal_nan=True)
+    assert metric.iou()[0, 0] > 10 * metric.iou()[0, 2]
+
+
+def test_shared_parts_are_concepts_of_all_categories(data: SyntheticParts) -> None:
+    metric = make_suite(3, data, names=["network_dissection"])[0]["network_dissection"]
+    assert isinstance(metric, NetworkDissection)
+    assert metric.part_names == tuple(data.part_names)
 
 
 def test_sparsity_without_contributions_is_refused() -> None:

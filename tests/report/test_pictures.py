@@ -256,3 +256,22 @@ def test_save_units_checks_the_shape_of_a_metric(tmp_path: Path) -> None:
     ):
         save_units(make_summary(), tmp_path, {"purity": torch.zeros(5, 2)}, ["head"])
     assert not (tmp_path / "units.json").exists()
+
+
+def test_a_metric_can_have_concepts_of_its_own(tmp_path: Path) -> None:
+    per_unit = {
+        "network_dissection": torch.tensor([[0.1, 0.3, 0.2]] * 2),
+        "location_instability": torch.tensor([[0.1, 0.2]] * 2),
+    }
+    concepts = {"network_dissection": ("fox head", "fox legs", "dog head")}
+    summary = make_summary(units=2)
+    path = save_units(
+        summary, tmp_path, per_unit, ["head", "legs"], concepts=concepts, progress=False
+    )
+    unit = json.loads(path.read_text())[0]
+    found = unit["network_dissection_by_part"]
+    assert found == pytest.approx({"fox head": 0.1, "fox legs": 0.3, "dog head": 0.2})
+    assert unit["best_part"] == "fox legs"
+    assert unit["location_instability_by_part"].keys() == {"head", "legs"}
+    with pytest.raises(ValueError, match=r"\(2, 2\) for the parts \['head', 'legs'\]"):
+        save_units(summary, tmp_path, per_unit, ["head", "legs"], progress=False)

@@ -90,8 +90,9 @@ class NetworkGraph:
             self.graph = tracer.trace(network)
             probe = Probe(network, self.graph)
             image = torch.randn(1, 3, *PROBE_SIZE, generator=torch.Generator().manual_seed(0))
+            weight = next(network.parameters(), image)
             with torch.no_grad():
-                probe.run(image)
+                probe.run(image.to(weight.device))
         # Whatever a network cannot do with such an image, it comes down to the same.
         except Exception as error:
             reason = str(error).split("While executing")[0].strip() or type(error).__name__

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class FeatureCache:
         self.limit_gib = limit_gib
         self._features: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()
         self._known: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()
+        self._told: WeakSet[Any] = WeakSet()
 
     def __getstate__(self) -> dict[str, Any]:
         """What goes to another process or into a copy of the model: no features."""
@@ -46,6 +47,7 @@ class FeatureCache:
         """Forget everything, as when the layers have changed."""
         self._features.clear()
         self._known.clear()
+        self._told.clear()
 
     @torch.no_grad()
     def get(
@@ -73,8 +75,10 @@ class FeatureCache:
             need = features[0].numel() * features.element_size() * size / 2**30
             left = self.limit_gib - sum(kept.nbytes for kept in self._features.values()) / 2**30
             if need > left:
-                says = "frozen features of %d images need %.1f GiB, %.1f are left: not kept"
-                log.info(says, size, need, left)
+                if dataset not in self._told:  # Once for all of its batches.
+                    self._told.add(dataset)
+                    says = "frozen features of %d images need %.1f GiB, %.1f are left: not kept"
+                    log.info(says, size, need, left)
                 return features
             self._features[dataset] = features.new_empty((size, *features.shape[1:]))
             known = self._known[dataset] = torch.zeros(size, dtype=torch.bool, device=index.device)
