@@ -99,7 +99,7 @@ def _bin(rows: Floats, edges: list[Floats]) -> NDArray[np.uint8]:
 
 def _probabilities(scores: Singles) -> Singles:
     if len(scores) == 1:
-        share: Singles = 1 / (1 + np.exp(-scores, dtype=np.float32))
+        share: Singles = (1 / (1 + np.exp(-scores))).astype(np.float32, copy=False)
         return share
     exponent = np.exp(scores - scores.max(0))
     shares: Singles = exponent / exponent.sum(0)
