@@ -128,7 +128,8 @@ class KLDecomposition(nn.Module):
             rows = torch.stack((codes.float(), mean.float(), log_variance.float()), dim=1)
             if self.gather:
                 rows = gather_with_gradient(rows)
-            return kl_decomposition(*rows.unbind(1), dataset_size, self.estimator)
+            codes, mean, log_variance = rows.unbind(1)
+            return kl_decomposition(codes, mean, log_variance, dataset_size, self.estimator)
 
 
 def permute_codes(codes: Tensor) -> Tensor:
