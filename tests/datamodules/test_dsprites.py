@@ -261,7 +261,7 @@ def test_they_are_packed_once_into_a_cache_that_runs_share(published, monkeypatc
     cached = list((published.parent / "pellucid_cache").glob("*.npy"))
     assert len(cached) == 1
     assert SMALL * 512 < cached[0].stat().st_size < SMALL * 512 + 256
-    monkeypatch.setattr(zipfile, "ZipFile", None)
+    monkeypatch.setattr(dsprites_file.PublishedPictures, "_pack", None)
     assert torch.equal(some(DSprites(str(published))), expected)
 
 

@@ -156,7 +156,9 @@ def test_the_centre_of_mass_is_where_the_factors_say(shape):
     x = (drawn.sum(1) * places).sum(1) / total
     y = (drawn.sum(2) * places).sum(1) / total
     wanted = 16 + 32 * factors[:, 3:].double() / 31
-    torch.testing.assert_close(torch.stack([x, y], 1), wanted, atol=0.2, rtol=0)
+    torch.testing.assert_close(
+        torch.stack([x, y], 1), wanted, atol=0.4, rtol=0
+    )  # The next is 1.03 away.
     assert float((torch.stack([x, y], 1) - wanted).mean().abs()) < 0.01
 
 
