@@ -69,6 +69,7 @@ class Watch(pl.Callback):
         self.ends: list[float] = []
 
     def on_train_batch_end(self, *_: object) -> None:
+        """Note the time."""
         self.ends.append(time.perf_counter())
 
 

@@ -32,7 +32,8 @@ def frechet_distance(
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     shared = torch.linalg.eigvalsh(root @ covariance2 @ root).clamp(min=0).sqrt().sum()
     distance = (mean - mean2).square().sum() + covariance.trace() + covariance2.trace()
-    return (distance - 2 * shared).clamp(min=0)
+    squared: Tensor = (distance - 2 * shared).clamp(min=0)
+    return squared
 
 
 class ClassifierFID(Metric):
@@ -53,6 +54,8 @@ class ClassifierFID(Metric):
     is_differentiable = False
     higher_is_better = False
     full_state_update = False
+    real_count: Tensor
+    generated_count: Tensor
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -94,7 +97,7 @@ class ClassifierFID(Metric):
 
     def compute(self) -> Tensor:
         """The distance; NaN with fewer than two images of a kind."""
-        if min(self.real_count, self.generated_count) < 2:
+        if self.real_count < 2 or self.generated_count < 2:
             return torch.full((), torch.nan, dtype=torch.float64, device=self.device)
         real, generated = self._moments("real"), self._moments("generated")
         return frechet_distance(*real, *generated)

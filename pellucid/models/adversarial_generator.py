@@ -132,7 +132,8 @@ class AdversarialGenerator(AdversarialModel):
 
     def logit(self, features: Tensor) -> Tensor:
         """(B,) logit of images to be real, by the trunk's features of them."""
-        return rearrange(self.real_or_generated(features), "b 1 -> b")
+        logit: Tensor = rearrange(self.real_or_generated(features), "b 1 -> b")
+        return logit
 
     def on_update(self) -> None:
         """Move the running mean of the generator."""
@@ -163,9 +164,8 @@ class AdversarialGenerator(AdversarialModel):
     def game(self, real: Tensor, generated: Tensor) -> dict[str, Tensor]:
         """The losses of the game of real and generated images, by the trunk's features of them."""
         logit = self.logit(generated)
-        outputs = {"generator_loss": generator_loss(logit)}
-        outputs["discriminator_loss"] = discriminator_loss(self.logit(real), logit)
-        return {"loss": outputs["generator_loss"], **outputs}
+        loss, game = generator_loss(logit), discriminator_loss(self.logit(real), logit)
+        return {"loss": loss, "generator_loss": loss, "discriminator_loss": game}
 
     def judged(self, real: Tensor, generated: Tensor, stage: Stage) -> dict[str, Tensor]:
         """Features of real and generated images, and scores of the latter, where there is a judge.

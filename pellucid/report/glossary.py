@@ -181,6 +181,44 @@ FIGURES: dict[str, Figure] = {
         comparable=False,
         definition="The filter loss of the backbone's top layer, below the interpretable one.",
     ),
+    "code_error_hungarian": Figure(
+        label="Code error (Hungarian)",
+        better="lower",
+        unit="of images",
+        percent=True,
+        definition=(
+            "Share of images whose categorical code is not that of their label, where each code "
+            "stands for one label: the best assignment of the two."
+        ),
+    ),
+    "code_error_majority": Figure(
+        label="Code error (majority)",
+        better="lower",
+        unit="of images",
+        percent=True,
+        definition=(
+            "Share of images whose label is not the most frequent one of their categorical code; "
+            "several codes may stand for one label."
+        ),
+    ),
+    "classifier_fid": Figure(
+        label="Classifier FID",
+        better="lower",
+        definition=(
+            "Fréchet distance of generated and real images in the features of a classifier trained "
+            "here; compares with nothing but figures of the same classifier and number of images."
+        ),
+    ),
+    "judged_accuracy": Figure(
+        label="Judged accuracy",
+        better="higher",
+        unit="of drawn images",
+        percent=True,
+        definition=(
+            "Share of generated images to which a classifier of real ones gives the label that "
+            "they were drawn for."
+        ),
+    ),
     "dead_units": Figure(
         label="Dead units",
         better="lower",

@@ -41,7 +41,7 @@ class EMA(nn.Module):
         self.count += 1
         number = int(self.count)
         decay = min(self.decay, (1 + number) / (10 + number))
-        averages = list(self.network.parameters())
+        averages = [p.detach() for p in self.network.parameters()]
         torch._foreach_lerp_(averages, [p.detach() for p in network.parameters()], 1 - decay)
         for average, value in zip(self.network.buffers(), network.buffers(), strict=True):
             average.copy_(value)
