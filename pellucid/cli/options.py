@@ -227,7 +227,7 @@ class PellucidCLI(LightningCLI):
         taken: dict[str, Any] = {}
         for name in _FROM_DATA.keys() & constructor(class_)[0].keys():
             number = _FROM_DATA[name](self.datamodule)
-            default = inspect.signature(class_).parameters[name].default
+            default = getattr(inspect.signature(class_).parameters.get(name), "default", None)
             if (own := options.get(name)) not in (None, number, default):
                 raise UserError(
                     f"model.{name}",

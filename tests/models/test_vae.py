@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pellucid.batch import Batch
 from pellucid.callbacks import FiniteLoss
+from pellucid.cli.options import PellucidCLI
 from pellucid.errors import UserError
 from pellucid.losses.total_correlation import kl_decomposition
 from pellucid.models.beta_tcvae import BetaTCVAE
@@ -276,6 +277,17 @@ def test_data_of_another_size_are_refused():
     model = VAE(8, 1, encoder="mlp")
     with pytest.raises(ValueError, match="channels is 1, but the data's images have 3"):
         trainer().fit(model, TinyData())
+
+
+def test_size_and_channels_come_from_the_data_on_the_command_line():
+    words = ["--model=pellucid.models.vae.VAE", "--data=tests.helpers.TinyData"]
+    words += ["--data.image_size=16", "--model.encoder=mlp"]
+    cli = PellucidCLI("fit", words)
+    assert (cli.model.image_size, cli.model.channels) == (16, 3)
+    assert not {"image_size", "channels"} & cli.complete_config()["model"]["init_args"].keys()
+    assert PellucidCLI("fit", [*words, "--model.channels=3"]).model.channels == 3
+    with pytest.raises(UserError, match="VAE is given 1, TinyData has 3: leave it out"):
+        PellucidCLI("fit", [*words, "--model.channels=1"])
 
 
 def test_the_size_of_the_training_set_comes_from_the_data():
