@@ -92,7 +92,7 @@ class CheckMonitors(Callback):
             if stage in ("train", "val") and name in model.metrics_of(stage):
                 continue
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            if stage == "val" and name in model.code_scores.keys(model, data, "val"):
+            if stage == "val" and name in model.code_scores.score_keys(model, data, "val"):
                 continue
             if known is None:
                 known = self._figures(trainer, model)

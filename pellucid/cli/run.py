@@ -61,10 +61,8 @@ def run_command(command: str, words: Sequence[str]) -> None:
         cli = PellucidCLI(command, words)
         if trains := command in _TRAINING:
             check_trains(as_dict(cli.config.trainer))
-        splits = _SPLITS[command]
-        if not cli.model.tests_all:
-            splits = tuple(split for split in splits if split != "all")
-        check_data(cli.datamodule, splits)
+        wanted = [split for split in _SPLITS[command] if split != "all" or cli.model.tests_all]
+        check_data(cli.datamodule, wanted)
         if trains:
             check_batch_size(cli.model, cli.datamodule)
         checkpoint = cli.config.ckpt_path

@@ -9,7 +9,23 @@ from torch import Tensor
 from torchmetrics import Metric
 
 
-class UnitMetric(Metric):
+class QuietMetric(Metric):
+    """A metric of which a process may have seen no image: what it answers then is its own to say."""
+
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        """A warning on top of the answer to no images would stop strict runs."""
+        wrapped = super()._wrap_compute(compute)
+
+        @functools.wraps(compute)
+        def quiet(*args: Any, **kwargs: Any) -> Any:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
+                return wrapped(*args, **kwargs)
+
+        return quiet
+
+
+class UnitMetric(QuietMetric):
     """A figure for each unit, and their summary.
 
     A subclass's ``compute`` stores the units' figures in ``self._per_unit``.
@@ -44,18 +60,6 @@ class UnitMetric(Metric):
         """
         self.compute()
         return self._per_unit.to(self.device)
-
-    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
-        """NaN is the answer to no images; a warning on top of it would stop strict runs."""
-        wrapped = super()._wrap_compute(compute)
-
-        @functools.wraps(compute)
-        def quiet(*args: Any, **kwargs: Any) -> Any:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
-                return wrapped(*args, **kwargs)
-
-        return quiet
 
     def _check_unit(self, unit: int) -> None:
         if not 0 <= unit < self.num_units:

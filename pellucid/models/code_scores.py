@@ -66,7 +66,7 @@ class CodeScores:
         output = see_layer(model, self.layer, len(data.mean), data.image_size)
         self._width = _pooled(output, self.layer).shape[1]
 
-    def keys(self, model: "InterpretableModel", data: Any, stage: "Stage") -> list[str]:
+    def score_keys(self, model: "InterpretableModel", data: Any, stage: "Stage") -> list[str]:
         """Keys of what a stage reports: what validation tells each epoch, or what a test tells.
 
         Args:
@@ -104,12 +104,12 @@ class CodeScores:
         self._metric = None
         trainer = model.trainer
         data = getattr(trainer, "datamodule", None)
-        if data is None or trainer.sanity_checking or not self.keys(model, data, stage):
+        if data is None or trainer.sanity_checking or not self.score_keys(model, data, stage):
             return
         self.find_layer(model, data)
         num_codes = model.num_codes if self._width is None else self._width
         assert num_codes is not None
-        loader = trainer.val_dataloaders if stage == "val" else trainer.test_dataloaders
+        loader: Any = trainer.val_dataloaders if stage == "val" else trainer.test_dataloaders
         dataset = loader.dataset
         known = "factors" in data.provides
         self._metric = DisentanglementScores(
@@ -165,7 +165,7 @@ class CodeScores:
         if metric is None:
             return
         found = metric.compute()
-        for key in metric.keys():
+        for key in metric.score_keys():
             # Each epoch has all of its figures, so that a monitor finds its own.
             value = found.get(key, torch.tensor(torch.nan) if stage == "val" else None)
             if value is not None:

@@ -99,7 +99,8 @@ def _bin(rows: Floats, edges: list[Floats]) -> NDArray[np.uint8]:
 
 def _probabilities(scores: Singles) -> Singles:
     if len(scores) == 1:
-        return 1 / (1 + np.exp(-scores))
+        share: Singles = 1 / (1 + np.exp(-scores, dtype=np.float32))
+        return share
     exponent = np.exp(scores - scores.max(0))
     shares: Singles = exponent / exponent.sum(0)
     return shares
@@ -149,11 +150,13 @@ def _descend(
     for which in range(1, nodes):
         here = bins[column[which]] > last_left[which, :, None]
         right = np.where(node == which, here, right)
-    return 2 * node + right
+    below: NDArray[np.uint8] = 2 * node + right
+    return below
 
 
 def _number_leaves(node: NDArray[np.uint8]) -> Integers:
-    return node + 2**_DEPTH * np.arange(len(node))[:, None]
+    leaf: Integers = node + 2**_DEPTH * np.arange(len(node))[:, None]
+    return leaf
 
 
 class _Grower:
@@ -193,7 +196,10 @@ class _Grower:
             node = _descend(self.bins, node, column, last_left, len(splits))
             if level + 1 == _DEPTH:
                 break
-            left = [(node.T == 2 * which).astype(np.float32, "C") for which in range(len(splits))]
+            across_node = np.ascontiguousarray(node.T)
+            left = [
+                (across_node == child).astype(np.float32) for child in range(0, len(splits) * 2, 2)
+            ]
             joint = self.histogram(np.concatenate([*left, *(across * mask for mask in left)], 1))
             parts = np.split(joint, 2 * len(splits), axis=2)
             sums = _children(sums, parts[len(splits) :])

@@ -49,8 +49,8 @@ def dci(
 ) -> DCI:
     r"""DCI: one gradient-boosted classifier for each factor says which codes matter for it.
 
-    With :math:`R_{jk}` the importance of code j for factor k:
-    :math:`D = \sum_j w_j (1 - H_F(R_{j\cdot}))`, :math:`w_j` the code's share of all importance, and
+    With :math:`R_{jk}` the importance of code j for factor k, and :math:`w` the share of a code or
+    a factor in all importance: :math:`D = \sum_j w_j (1 - H_F(R_{j\cdot}))`, and
     :math:`C = \sum_k w_k (1 - H_L(R_{\cdot k}))`; entropies have the number of factors, or of
     codes, as their base. A dead code has no importance and hence no weight in D; C counts it among
     the codes that a factor could have been spread over.

@@ -109,7 +109,8 @@ class LineSVM(NamedTuple):
         lines = inputs[:, None] * self.weight + self.bias
         best = lines.argmax(1) if lines.shape[1] > 1 else (lines[:, 0] > 0).astype(np.int64)
         # With a single class there is nothing to choose.
-        return self.classes[np.minimum(best, len(self.classes) - 1)]
+        found: Integers = self.classes[np.minimum(best, len(self.classes) - 1)]
+        return found
 
 
 def fit_svm(inputs: Floats, labels: Integers, penalty: float) -> LineSVM:

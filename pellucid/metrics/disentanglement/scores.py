@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
 
 from pellucid.distributed import is_distributed
 from pellucid.metrics.disentanglement.code_table import CodeTable, as_codes, is_active
@@ -19,6 +18,7 @@ from pellucid.metrics.disentanglement.suite import (
     score_table,
 )
 from pellucid.metrics.part_metric import check_shape
+from pellucid.metrics.unit_metric import QuietMetric
 
 MAX_ROWS = 20_000
 """More than any score looks at; of larger splits as many images are kept, evenly spread."""
@@ -26,7 +26,7 @@ LEAST_EACH_EPOCH = 1000
 """Of fewer images the scores that need factors are not computed after each epoch."""
 
 
-class DisentanglementScores(Metric):
+class DisentanglementScores(QuietMetric):
     """All scores of a representation, from codes that come batch by batch.
 
     See :func:`~pellucid.metrics.disentanglement.suite.score_table`. It holds
@@ -154,7 +154,7 @@ class DisentanglementScores(Metric):
     def compute(self) -> dict[str, Tensor]:
         """The scores by key; what could not be computed is in :attr:`skipped`."""
         self.spread, self.skipped, self.rows = {}, {}, {}
-        keys = self.keys()
+        keys = self.score_keys()
         seen = self.seen > 0
         if int(seen.sum()) < 2:
             self.skipped = dict.fromkeys(keys, f"needs images, got {int(seen.sum())}")
@@ -179,7 +179,7 @@ class DisentanglementScores(Metric):
         self.spread, self.skipped = found.spread, found.skipped
         return self._tensors(found.values)
 
-    def keys(self) -> list[str]:
+    def score_keys(self) -> list[str]:
         """Keys of all figures that :meth:`compute` can give."""
         chosen = chosen_scores(
             self.names, factors=bool(self.num_factors), each_epoch=self.each_epoch

@@ -83,7 +83,8 @@ def _standardised(codes: Floats, kl: Any | None, least_kl: float) -> Floats:
             raise ValueError(f"kl_per_latent must be ({codes.shape[1]},), got {kl.shape}")
         active = (kl > least_kl) & (codes.std(0) > 0)
     chosen = codes[:, active]
-    return (chosen - chosen.mean(0)) / chosen.std(0)
+    standardised: Floats = (chosen - chosen.mean(0)) / chosen.std(0)
+    return standardised
 
 
 def _agreement(first: Floats, second: Floats, correlation: Correlation) -> float:

@@ -1,0 +1,187 @@
+import numpy as np
+import pytest
+import torch
+
+from pellucid.metrics.disentanglement import (
+    CodeTable,
+    ScoreSettings,
+    active_units,
+    beta_vae_score,
+    dci,
+    explicitness,
+    factor_vae_score,
+    irs,
+    mig,
+    modularity,
+    sap,
+    score_table,
+    udr,
+    udr_of_runs,
+)
+from tests.metrics.disentanglement.representations import grid, make
+
+
+def test_rows_that_share_a_factor_share_no_other_more_than_by_chance():
+    table, rng = make("perfect"), np.random.default_rng(0)
+    rows = table.draw((20_000,), rng)
+    for k in range(3):
+        shared = table.sharing(rows, k, rng)
+        same = (table.values[rows] == table.values[shared]).mean(0)
+        expected = np.where(np.arange(3) == k, 1, 1 / np.array(table.factor_sizes))
+        np.testing.assert_allclose(same, expected, atol=0.02)
+        # Every row of the value is as likely as any other.
+        counts = np.bincount(shared[rows % 60 == 0])
+        assert counts[counts > 0].max() < 60
+
+
+def test_without_a_full_grid_the_same_scores_can_be_had():
+    rng = np.random.default_rng(0)
+    some = rng.permutation(600)[:200]
+    table = CodeTable(make("perfect").codes[some], grid()[some])
+    small = {"num_train": 300, "num_test": 300}
+    assert factor_vae_score(table, **small) == 1
+    assert beta_vae_score(table, **small) > 0.97
+
+
+def test_values_are_numbered_and_constant_factors_left_out():
+    factors = torch.tensor([[5, 1, 0], [9, 1, 2], [5, 1, 0], [7, 1, 2]])
+    codes = torch.arange(8.0).view(4, 2)
+    table = CodeTable(codes, factors, factor_names=("a", "b", "c"))
+    assert table.factor_sizes == (3, 2)
+    assert table.factor_names == ("a", "c")
+    assert table.constant == ("b",)
+    assert table.values.tolist() == [[0, 0], [2, 1], [0, 0], [1, 1]]
+
+
+def test_continuous_factors_are_put_into_bins():
+    factor = np.linspace(0, 1, 50)[:, None]
+    table = CodeTable(factor, factor, factor_bins=5)
+    assert table.continuous == (True,)
+    assert table.factor_sizes == (5,)
+    assert np.bincount(table.values[:, 0]).tolist() == [10] * 5
+    assert not CodeTable(factor, np.floor(4 * factor)).continuous[0]
+
+
+def test_parts_share_no_image_even_in_a_resampled_table():
+    table = make("noisy").resampled(np.random.default_rng(1))
+    assert len(table) == 600
+    assert len(set(table.origin.tolist())) < 450
+    np.testing.assert_array_equal(table.codes, make("noisy").codes[table.origin])
+    for sizes in ((400, 100), (10_000, 5_000)):
+        train, test = table.split(*sizes, np.random.default_rng(0))
+        assert not set(table.origin[train].tolist()) & set(table.origin[test].tolist())
+        assert len(train) >= 400
+        assert len(test) >= 90
+    shared = table.sharing(np.arange(600), 2, np.random.default_rng(0))
+    assert (table.values[shared, 2] == table.values[:, 2]).all()
+
+
+@pytest.mark.parametrize(
+    ("codes", "factors", "says"),
+    [
+        (np.ones((50, 3)), np.arange(50)[:, None], r"constant, all columns from codes\[:, 0\] = 1"),
+        (
+            np.where(np.eye(50)[:, :3] > 0, np.nan, 1),
+            np.arange(50)[:, None],
+            r"codes\[:, 0\] has 1",
+        ),
+        (np.full((50, 2), np.inf), np.arange(50)[:, None], r"codes\[:, 0\] has 50 values of 50"),
+        (np.eye(50)[:1], np.zeros((1, 1)), "1 rows, and at least 2 are needed"),
+        (np.eye(50)[0], np.zeros((50, 1)), r"must be \(N, L\)"),
+        (np.eye(50), np.arange(49)[:, None], r"each of the 50 rows of codes, got \(49, 1\)"),
+        (np.eye(50), np.ones((50, 2)), "factors are constant"),
+        (np.eye(50), np.full((50, 1), np.nan), r"factors\[:, 0\] has values that are not finite"),
+    ],
+)
+def test_wrong_tables(codes, factors, says):
+    with pytest.raises(ValueError, match=says):
+        CodeTable(codes, factors)
+
+
+@pytest.mark.parametrize(
+    ("score", "rows"),
+    [
+        *((score, 20) for score in (mig, modularity, irs)),
+        *((score, 30) for score in (sap, explicitness, dci)),
+        *((score, 64) for score in (beta_vae_score, factor_vae_score)),
+    ],
+)
+def test_too_few_rows(score, rows):
+    table = make("noisy")
+    few = CodeTable(table.codes[: rows - 1], table.factors[: rows - 1])
+    with pytest.raises(ValueError, match=f"{rows - 1} rows, and at least {rows} are needed"):
+        score(few)
+    with pytest.raises(ValueError, match="num_train must be at least 1, got 0"):
+        score(table, num_train=0)
+
+
+def test_other_wrong_options():
+    table = make("noisy")
+    with pytest.raises(ValueError, match="booster must be histogram or exact, got 'quick'"):
+        dci(table, booster="quick")
+    with pytest.raises(ValueError, match=r"quantile must be in \(0, 1\], got 0"):
+        irs(table, quantile=0)
+    with pytest.raises(ValueError, match="penalty must be above 0, got 0"):
+        sap(table, penalty=0)
+    with pytest.raises(ValueError, match="least_std must be at least 0, got -1"):
+        factor_vae_score(table, least_std=-1)
+    one = CodeTable(table.codes, table.factors[:, :1])
+    for score in (modularity, beta_vae_score):
+        with pytest.raises(ValueError, match="at least 2 factors"):
+            score(one)
+    with pytest.raises(ValueError, match="at least 2 codes"):
+        sap(CodeTable(table.codes[:, :1], table.factors))
+    with pytest.raises(ValueError, match="resamplings must be 0 or at least 2, got 1"):
+        ScoreSettings(resamplings=1)
+    with pytest.raises(ValueError, match="num_bins must be at least 2, got 1"):
+        ScoreSettings(num_bins=1)
+    with pytest.raises(ValueError, match="no score 'migg'"):
+        score_table(table, names=["migg"])
+
+
+def test_the_suite_has_each_score_with_its_spread():
+    table = make("noisy")
+    settings = ScoreSettings(num_train=400, num_test=200, resamplings=3, seed=4)
+    names = ["mig", "factor_vae_score", "active_units", "total_correlation"]
+    found = score_table(table, settings, names=names)
+    assert list(found.values) == names
+    assert found.values["mig"] == mig(table, num_train=400, seed=4)
+    assert found.values["active_units"] == active_units(table.codes) == 3
+    draws = [
+        mig(table.resampled(np.random.default_rng(seed)), num_train=400, seed=seed)
+        for seed in (5, 6, 7)
+    ]
+    assert found.spread["mig"] == pytest.approx(np.std(draws, ddof=1))
+    assert found.spread["mig"] > 0
+    assert found.spread["active_units"] == 0
+    assert not found.skipped
+    redundant = score_table(make("redundant"), names=["total_correlation", "mig"])
+    assert "infinite" in redundant.skipped["total_correlation"]
+    assert list(redundant.values) == ["mig"]
+    alone = score_table(CodeTable(table.codes, None), settings)
+    assert list(alone.values) == [
+        "active_units",
+        "total_correlation",
+        "pairwise_mutual_information",
+    ]
+
+
+def test_udr_of_runs(tmp_path):
+    codes = make("noisy").codes
+    for number, index in enumerate((np.arange(600), np.arange(600)[::-1], np.arange(100, 600))):
+        (tmp_path / str(number)).mkdir()
+        content = {"codes": codes[index], "index": index, "kl_per_latent": np.ones(3)}
+        np.savez(tmp_path / str(number) / "codes.npz", **content)
+    runs = [tmp_path / str(number) for number in range(3)]
+    found = udr_of_runs(runs)
+    same = udr([codes[100:]] * 3, [np.ones(3)] * 3)
+    assert found == pytest.approx(dict(zip(map(str, runs), same, strict=True)))
+    assert min(udr_of_runs(runs, correlation="spearman").values()) > 0.9
+    with pytest.raises(ValueError, match=r"codes\.npz does not exist"):
+        udr_of_runs([*runs, tmp_path])
+    with pytest.raises(ValueError, match="at least 2 models, got 1"):
+        udr_of_runs(runs[:1])
+    dead = udr([codes, codes], [np.ones(3), np.zeros(3)])
+    assert dead.tolist() == [0, 0]
+    with pytest.raises(ValueError, match="same images for all models, got 600, 500 rows"):
+        udr([codes, codes[:500]])
