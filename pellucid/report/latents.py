@@ -53,6 +53,7 @@ class Latent:
 
     name: str
     importance: str
+    """With its unit; empty where it was not measured."""
     dead: bool
     categorical: bool
     steps: tuple[str, ...]
@@ -91,11 +92,16 @@ class Latents:
     bars: tuple[Bar, ...]
 
     @property
+    def measured(self) -> bool:
+        """Whether it is known what each latent says, as not of noise."""
+        return all(latent.importance for latent in self.latents)
+
+    @property
     def sentence(self) -> str:
         """How many latents say anything, where the unit of importance allows to tell."""
         dead = sum(latent.dead for latent in self.latents)
         count = len(self.latents)
-        if self.importance_unit != "nats" or not count:
+        if self.importance_unit != "nats" or not count or not self.measured:
             return ""
         if not dead:
             return f"None of the {count} latents is dead." if count > 1 else "The latent is alive."
@@ -235,7 +241,7 @@ def _read(run: Run, num_runs: int, missing: list[str]) -> Latents:
         latents.append(
             Latent(
                 name=str(entry["name"]),
-                importance="not measured" if value is None else f"{value:.3f} {unit}",
+                importance="" if value is None else f"{value:.3f} {unit}",
                 dead=value is not None and is_dead(value, unit),
                 categorical=categorical,
                 steps=_steps(entry["values"], categorical),

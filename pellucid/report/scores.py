@@ -19,7 +19,7 @@ class Score:
     noun: str
     reached: str
     """Of a single run, with the value in place of the braces."""
-    better: Literal["higher", "lower"] = "higher"
+    better: Literal["higher", "lower"] | None = "higher"
     form: Literal["number", "percent", "count", "nats"] = "number"
 
     def write(self, value: float) -> str:
@@ -62,6 +62,7 @@ SCORES = (
         name="active_units",
         noun="number of active latents",
         reached="{} active latents",
+        better=None,
         form="count",
     ),
     Score(name="elbo", noun="ELBO in nats", reached="an ELBO of {} nats", form="nats"),
@@ -100,8 +101,8 @@ def compared(first: Run, other: Run, stage: str) -> list[str]:
             parts.append(f"its {score.noun} is the same ({now})")
             continue
         way = "higher" if value > before else "lower"
-        judged = "better" if way == score.better else "worse"
-        parts.append(f"its {score.noun} is {way} ({now} against {then}: {judged})")
+        judged = ": better" if way == score.better else ": worse" if score.better else ""
+        parts.append(f"its {score.noun} is {way} ({now} against {then}{judged})")
     return parts[:_MOST_PARTS]
 
 
@@ -116,7 +117,7 @@ def best_of(runs: Sequence[Run], stage: str) -> list[str]:
     for score in SCORES if len(runs) > 2 else ():
         values = [(_get(run, stage, score), run) for run in runs]
         known = [(value, run) for value, run in values if value is not None]
-        if len(known) < len(runs):
+        if len(known) < len(runs) or score.better is None:
             continue
         best = (max if score.better == "higher" else min)(value for value, _ in known)
         # What reads the same is the same: then there is no best one.
