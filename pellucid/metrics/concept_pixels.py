@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor
-from torch.nn import functional as F
 
 from pellucid.metrics.bright_values import true_places
 from pellucid.metrics.mask_grid import masks_on_grid
@@ -124,24 +123,29 @@ class AreaCounter:
     def __init__(self, inside: Tensor, masks: Tensor, known: Tensor, category: Tensor) -> None:
         concepts, categories = len(category), known.shape[1]
         self._inside, one = inside.view(-1), inside[0].numel()
-        # How many concepts of each category a pixel has, and the sum of their numbers. In double
-        # precision, which mixed precision leaves alone: numbers above 256 would be rounded.
-        member = F.one_hot(category, categories).T.double()
-        numbers = torch.arange(concepts, device=masks.device)
-        wanted = torch.cat((member, member * numbers))
-        found = torch.stack([wanted @ image.flatten(1).double() for image in masks], dim=1)
-        count, which = found[:categories], found[categories:]
+        # Numbers of the rows of what is in no concept, of the last one where nothing is annotated.
         nothing = torch.full_like(known.T, concepts + categories, dtype=torch.int64)
         outside = torch.arange(concepts, concepts + categories, device=masks.device)
         outside = torch.where(known.T, rearrange(outside, "k -> k 1"), nothing)
+        pixels = masks.shape[2] * masks.shape[3]
+        place = true_places(masks.flatten())
+        mask = place // pixels
+        image = mask // concepts
+        concept = mask - image * concepts
+        self.area = torch.bincount(concept, minlength=concepts)
+        # How many concepts of each category each pixel has.
+        slot = category.index_select(0, concept).mul_(len(masks)).add_(image)
+        slot = slot.mul_(pixels).add_(place).sub_(mask * pixels)
+        count = torch.bincount(slot, minlength=outside.numel() * pixels)
         self._weighted: list[tuple[int, Tensor]] = []
-        if bool((count <= 1).all()):
-            rows = torch.where(count > 0, which.long(), outside.unsqueeze(2)).flatten(1)
-            self.area = torch.bincount(rows.flatten(), minlength=concepts)[:concepts]
+        if not bool((count > 1).any()):
+            rows = repeat(outside, "k b -> k (b pixels)", pixels=pixels).contiguous()
+            rows.view(-1).scatter_(0, slot, concept)
         else:
-            rows, self.area = concepts_by_pixel(masks)
+            rows = concepts_by_pixel(masks)[0]
             rows = rows.masked_fill(rows == concepts, concepts + categories)
-            weights = ((1 - count.long()) * known.T.unsqueeze(2)).flatten(1)
+            shown = repeat(known, "b k -> k (b pixels)", pixels=pixels)
+            weights = (1 - count.view_as(shown)) * shown
             starts = range(concepts * one, (concepts + categories) * one, one)
             self._weighted = list(zip(starts, weights, strict=True))
         self._first = rows * one
