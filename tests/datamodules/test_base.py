@@ -134,6 +134,63 @@ def test_evaluation_is_in_order_and_the_same_every_time():
             check_batch(batch, ("image", "label", "index"))
 
 
+class Whole(Noise):
+    """Makes whole batches, and remembers of which indices."""
+
+    def __init__(self, length):
+        super().__init__(length)
+        self.asked = []
+
+    def __getitem__(self, index):
+        return {"image": torch.full((3, 4, 4), float(index)), "index": torch.tensor(index)}
+
+    def __getitems__(self, indices):
+        self.asked.append(list(indices))
+        index = torch.tensor(indices)
+        return {"image": index.float()[:, None, None, None].expand(-1, 3, 4, 4), "index": index}
+
+
+class WholeModule(NoiseModule):
+    augments = False
+
+    def make_dataset(self, split):
+        return Whole(LENGTHS[split])
+
+
+def test_a_data_set_that_makes_batches_is_asked_for_them():
+    data = WholeModule(4, batch_size=4)
+    loader = data.dataloader("all")
+    batches = list(loader)
+    assert data.dataset("all").dataset.asked == [batch["index"].tolist() for batch in batches]
+    for batch in batches:
+        items = [data.dataset("all")[i] for i in batch["index"].tolist()]
+        for name, value in batch.items():
+            assert torch.equal(value, torch.stack([item[name] for item in items]))
+    # Positions of later epochs are those of the first.
+    assert SeededDataset(Whole(10), random=False).__getitems__([3, 24])["index"].tolist() == [3, 4]
+    for number in (0, 2):
+        images, order = epoch(data.train_dataloader(), number)
+        assert sorted(order) == sorted(images)
+        assert all(float(image[0, 0, 0]) == i for i, image in images.items())
+
+
+def test_worker_processes_make_the_same_batches():
+    alone, shared = (WholeModule(4, batch_size=4, num_workers=n).dataloader("test") for n in (0, 2))
+    for first, second in zip(alone, shared, strict=True):
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_random_items_are_made_one_by_one():
+    """Each is seeded by itself."""
+    data, other = WholeModule(4), SeededDataset(Whole(10), 1)
+    data.augments = True
+    batch = next(iter(data.dataloader("test")))
+    assert batch["index"].tolist() == [0, 1, 2, 3]
+    assert data.dataset("test").dataset.asked == []
+    assert [item["index"].item() for item in other.__getitems__([2, 15])] == [2, 5]
+
+
 def test_a_last_training_batch_of_one_image_is_left_out():
     batches = list(NoiseModule(4, batch_size=4).train_dataloader())  # 13 = 3 * 4 + 1
     assert [len(batch["image"]) for batch in batches] == [4, 4, 4]
@@ -155,7 +212,9 @@ def test_defaults_of_a_module_without_landmarks():
     data = NoiseModule(4)
     assert data.num_classes == 2
     assert data.part_names == ()
+    assert data.factor_names == data.factor_sizes == ()
     assert ImageDataModule.augments is False
+    assert ImageDataModule.on_device is False
 
 
 def test_a_users_image_is_resized_and_normalised():
@@ -177,6 +236,14 @@ def test_a_users_image_stands_upright_on_white():
     expected = torch.ones(3, 8, 8)
     expected[1:, :, 6:] = 0
     assert torch.equal(data.transform_image(image), expected)
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_only_memory_of_the_host_is_pinned(monkeypatch, on_device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    data = NoiseModule(4)
+    data.on_device = on_device
+    assert data.dataloader("test").pin_memory is not on_device
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,17 @@ def test_the_published_images_are_split(root):
         assert labels == [i % 10 for i in known]
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [32, 20])
+def test_batches_have_the_values_of_items(root, channels, size):
+    data = CIFAR10(str(root), channels=channels, image_size=size, batch_size=7)
+    for split in ("train", "val", "test", "all"):
+        items, found = list(data.make_dataset(split)), list(data.dataloader(split))
+        for name in data.provides:
+            together = torch.cat([batch[name] for batch in found])
+            assert torch.equal(together, torch.stack([item[name] for item in items])), name
+
+
 def test_colours_stay_in_their_places(root):
     data = CIFAR10(str(root), normalise=False)
     image = data.make_dataset("test")[6]["image"]

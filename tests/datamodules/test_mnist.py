@@ -136,6 +136,23 @@ def test_batches(root):
                 assert batch["image"].shape[1:] == (channels, 28, 28)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [28, 20])
+def test_batches_have_the_values_of_items(root, channels, size):
+    data = MNIST(str(root), channels=channels, image_size=size, batch_size=7)
+    for split in ("train", "val", "test", "all"):
+        items, found = list(data.make_dataset(split)), list(data.dataloader(split))
+        for name in data.provides:
+            together = torch.cat([batch[name] for batch in found])
+            assert torch.equal(together, torch.stack([item[name] for item in items])), name
+
+
+def test_worker_processes_make_the_same_batches(root):
+    alone, shared = (MNIST(str(root), num_workers=n).dataloader("all") for n in (0, 2))
+    for first, second in zip(alone, shared, strict=True):
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_an_index_out_of_range_ends_a_loop(root):
     dataset = MNIST(str(root)).make_dataset("test")
     assert len(list(dataset)) == 20

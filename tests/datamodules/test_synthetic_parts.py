@@ -63,6 +63,12 @@ def test_every_field_is_there(split):
     assert set(batch) == FIELDS
     assert batch["parts"].shape == (7, len(data.part_names), 2)
     assert batch["factors"].shape == (7, len(data.factor_names))
+    sizes = dict(zip(data.factor_names, data.factor_sizes, strict=True))
+    assert sizes["mirror"] == 2
+    measured = [name for name, size in sizes.items() if size is None]
+    assert measured[:4] == ["rotation", "scale", "x", "y"]
+    for column, size in zip(batch["factors"].T, sizes.values(), strict=True):
+        assert size is None or 0 <= int(column.min()) <= int(column.max()) < size
     assert batch["factors"].dtype == torch.int64
     assert batch["image"].dtype == torch.float32
     assert batch["index"].tolist() == list(range(7))
