@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 
 class QuietMetric(Metric):
-    """A metric of which a process may have seen no image: what it answers then is its own to say."""
+    """A metric that says itself what it answers where a process has seen no image."""
 
     def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
         """A warning on top of the answer to no images would stop strict runs."""
