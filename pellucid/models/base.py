@@ -22,6 +22,7 @@ from pellucid.models.backbones import (
 )
 from pellucid.models.code_scores import CodeScores
 from pellucid.models.explanation import Explanation
+from pellucid.models.running_means import RunningMeans
 from pellucid.models.unit_metrics import UnitMetrics, watch
 
 Stage = Literal["train", "val", "test", "all"]
@@ -75,6 +76,7 @@ class InterpretableModel(pl.LightningModule, ABC):
         self.skipped_metrics: dict[str, str] = {}
         self.unit_metrics = UnitMetrics()
         self.code_scores = CodeScores()
+        self._training_means = RunningMeans()
         self._suite: dict[Stage, frozenset[str]] = {}
         self._normalisation: Normalisation | None = None
         self._test_stage: Stage = "test"
@@ -218,7 +220,10 @@ class InterpretableModel(pl.LightningModule, ABC):
             self._show(outputs, stage)
         size = len(batch["image"])
         scalars = {f"{stage}/{k}": v.detach() for k, v in outputs.items() if v.ndim == 0}
-        self.log_dict(scalars, batch_size=size, on_step=False, on_epoch=True, sync_dist=True)
+        if stage == "train":
+            self._training_means.add(scalars, size)
+        else:
+            self.log_dict(scalars, batch_size=size, on_step=False, on_epoch=True, sync_dist=True)
         if metrics := self.metrics_of(stage):
             detached = {k: v.detach() for k, v in outputs.items()}
             suite = {name: metrics[name] for name in metrics if name in self._suite[stage]}
@@ -237,6 +242,11 @@ class InterpretableModel(pl.LightningModule, ABC):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, StepCallback):
                 callback.on_step(self.trainer, outputs, stage)
+
+    def on_train_epoch_end(self) -> None:
+        """Lightning's hook: the means of the epoch's scalars."""
+        for name, (mean, size) in self._training_means.take().items():
+            self.log(name, mean, batch_size=size, on_step=False, on_epoch=True, sync_dist=True)
 
     def on_validation_epoch_start(self) -> None:
         """Lightning's hook."""

@@ -4,8 +4,7 @@ Source: Friedman, *Greedy Function Approximation: A Gradient Boosting Machine*, 
 29 (2001), algorithm 6 (algorithm 5 for two classes), as scikit-learn's
 ``GradientBoostingClassifier`` has it with its defaults: 100 stages of trees of depth 3 that are
 fitted to the residuals by squared error, with one Newton step for the value of each leaf. The one
-difference is that a split is looked for at no more than 255 quantiles of each column, in place of
-between all values. (``HistGradientBoostingClassifier`` is another algorithm: it weighs rows by the
+difference is that in columns of more than 1,500 values a split is looked for between 255 quantiles. (``HistGradientBoostingClassifier`` is another algorithm: it weighs rows by the
 second derivative, and tells no importances.)
 """
 
@@ -18,13 +17,17 @@ from scipy.sparse import csr_array
 from pellucid.metrics.disentanglement.code_table import Floats, Integers
 
 Singles = NDArray[np.float32]
+Bins = NDArray[np.uint16]
 
 NUM_STAGES = 100
 LEARNING_RATE = 0.1
 _DEPTH = 3
 _MAX_BINS = 255
-"""Bins of a column are numbered below it, so that a bin fits into a byte."""
+_ALL_VALUES = 1500
+"""Of a column with no more values each is a bin: few rows are overfitted, one by one."""
 _LEAST_GAIN = 1e-9
+_TIE = 3e-6
+"""Relative difference below which rounding decides which of two splits is better."""
 
 
 class Boosted(NamedTuple):
@@ -80,9 +83,9 @@ def fit_boosted_trees(
 
 
 def _edges(column: Floats) -> Floats:
-    """Places between neighbouring values, no more than 255 of them, at quantiles."""
+    """Places between neighbouring values; of many values 254 of them, at quantiles."""
     values = np.unique(column)
-    if len(values) > _MAX_BINS:
+    if len(values) > _ALL_VALUES:
         ranks = np.linspace(0, len(column) - 1, _MAX_BINS + 1)[1:-1].round().astype(np.int64)
         chosen = np.unique(np.searchsorted(values, np.sort(column)[ranks]))
         chosen = chosen[chosen < len(values) - 1]
@@ -91,10 +94,10 @@ def _edges(column: Floats) -> Floats:
     return (values[:-1] + values[1:]) / 2
 
 
-def _bin(rows: Floats, edges: list[Floats]) -> NDArray[np.uint8]:
+def _bin(rows: Floats, edges: list[Floats]) -> Bins:
     """(L, n) number of edges that each value is above."""
     columns = [np.searchsorted(edge, column) for edge, column in zip(edges, rows.T, strict=True)]
-    return np.stack(columns).astype(np.uint8)
+    return np.stack(columns).astype(np.uint16)
 
 
 def _probabilities(scores: Singles) -> Singles:
@@ -129,9 +132,9 @@ class _Trees(NamedTuple):
     """(7, C) fall of the squared error."""
 
 
-def _route(bins: NDArray[np.uint8], trees: _Trees) -> Integers:
+def _route(bins: Bins, trees: _Trees) -> Integers:
     """(C, n) the leaf of each row in each tree, leaves of all trees numbered on."""
-    node = np.zeros((trees.column.shape[1], bins.shape[1]), dtype=np.uint8)
+    node = np.zeros((trees.column.shape[1], bins.shape[1]), dtype=np.uint16)
     for level in range(_DEPTH):
         first = 2**level - 1
         node = _descend(bins, node, trees.column[first:], trees.last_left[first:], 2**level)
@@ -139,22 +142,22 @@ def _route(bins: NDArray[np.uint8], trees: _Trees) -> Integers:
 
 
 def _descend(
-    bins: NDArray[np.uint8],
-    node: NDArray[np.uint8],
+    bins: Bins,
+    node: Bins,
     column: Integers,
     last_left: Integers,
     nodes: int,
-) -> NDArray[np.uint8]:
+) -> Bins:
     """(C, n) the node of each row in each tree in the next level, from that in this one."""
     right = bins[column[0]] > last_left[0, :, None]
     for which in range(1, nodes):
         here = bins[column[which]] > last_left[which, :, None]
         right = np.where(node == which, here, right)
-    below: NDArray[np.uint8] = 2 * node + right
+    below: Bins = 2 * node + right
     return below
 
 
-def _number_leaves(node: NDArray[np.uint8]) -> Integers:
+def _number_leaves(node: Bins) -> Integers:
     leaf: Integers = node + 2**_DEPTH * np.arange(len(node))[:, None]
     return leaf
 
@@ -166,7 +169,7 @@ class _Grower:
     with one column for each node of each tree, so that a stage costs a few sparse products.
     """
 
-    def __init__(self, bins: NDArray[np.uint8], width: int) -> None:
+    def __init__(self, bins: Bins, width: int) -> None:
         columns, rows = bins.shape
         self.bins, self.width, self.columns = bins, width, columns
         place = (bins + width * np.arange(columns)[:, None]).ravel()
@@ -175,6 +178,7 @@ class _Grower:
         start = np.concatenate([[0], counts.cumsum()])
         ones = np.ones(len(order), dtype=np.float32)
         self.members = csr_array((ones, order % rows, start), shape=(columns * width, rows))
+        self.rng = np.random.default_rng(0)
         self.counts = counts.astype(np.float32).reshape(columns, width, 1)
 
     def histogram(self, sums: Singles) -> Singles:
@@ -184,13 +188,13 @@ class _Grower:
 
     def grow(self, residual: Singles) -> tuple[_Trees, Integers]:
         """The trees, and (C, n) the leaf of each row, leaves of all trees numbered on."""
-        node = np.zeros(residual.shape, dtype=np.uint8)
+        node = np.zeros(residual.shape, dtype=np.uint16)
         across = np.ascontiguousarray(residual.T)
         sums = [self.histogram(across)]
         counts = [np.broadcast_to(self.counts, sums[0].shape)]
         found: list[tuple[Integers, Integers, Floats]] = []
         for level in range(_DEPTH):
-            splits = [_best_split(s, n) for s, n in zip(sums, counts, strict=True)]
+            splits = [_best_split(s, n, self.rng) for s, n in zip(sums, counts, strict=True)]
             found += splits
             column, last_left = np.stack([s[0] for s in splits]), np.stack([s[1] for s in splits])
             node = _descend(self.bins, node, column, last_left, len(splits))
@@ -215,7 +219,9 @@ def _children(parents: list[Singles], left: list[Singles]) -> list[Singles]:
     ]
 
 
-def _best_split(sums: Singles, counts: Singles) -> tuple[Integers, Integers, Floats]:
+def _best_split(
+    sums: Singles, counts: Singles, rng: np.random.Generator
+) -> tuple[Integers, Integers, Floats]:
     """(C,) column, last bin on the left, and gain of the best split of one node of each tree."""
     left, left_count = sums.cumsum(1), counts.cumsum(1)
     total, count = left[:1, -1:], left_count[:1, -1:]
@@ -223,13 +229,16 @@ def _best_split(sums: Singles, counts: Singles) -> tuple[Integers, Integers, Flo
     # The total that the division by 0 rows would spoil has no weight there.
     gain = left**2 / np.maximum(left_count, 1) + (total - left) ** 2 / np.maximum(right_count, 1)
     gain[(left_count < 0.5) | (right_count < 0.5)] = -np.inf
-    flat = gain.reshape(-1, gain.shape[2])
-    best = flat.argmax(0)
-    most = flat[best, np.arange(flat.shape[1])] - (total**2 / np.maximum(count, 1))[0, 0]
+    bin_ = gain.argmax(1)
+    of_column = np.take_along_axis(gain, bin_[:, None], axis=1)[:, 0]
+    # Columns that are as good as each other, as copies are, take turns.
+    column = (of_column * (1 + _TIE * rng.random(of_column.shape))).argmax(0)
+    trees = np.arange(len(column))
+    last_left = bin_[column, trees]
+    most = of_column[column, trees] - (total**2 / np.maximum(count, 1))[0, 0]
     good = most > _LEAST_GAIN
-    column, last_left = np.divmod(best, sums.shape[1])
     return (
         np.where(good, column, 0),
-        np.where(good, last_left, _MAX_BINS).astype(np.uint8),
+        np.where(good, last_left, sums.shape[1]).astype(np.uint16),
         np.where(good, most, 0.0).astype(np.float64),
     )
