@@ -11,6 +11,7 @@ The rival does what the published code does, on images whose features are all in
 threshold of each unit (np.partition, in place of a sketch of the quantiles), then, for each image
 and each unit whose peak is above it, the map resized by PIL, the places above the threshold
 listed, and the labels there counted. Making the images is not timed; neither is the network.
+Seconds are the processor's, so that other work on the machine counts for little.
 Both see the same first images, of which the figures are compared. The rival has one thread; on
 cores that others use, more threads than one wait for each other in every small operation.
 """
