@@ -162,7 +162,7 @@ def test_the_gradient_is_that_of_finite_differences():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_it_learns_and_explains(name):
-    model, data = make(name, lr=3e-3), TinyData(length=16)
+    model, data = make(name, lr=1e-4), TinyData(length=16)
     model.image_range.use(data.mean, data.std)
     batch = next(iter(data.dataloader("train")))
     before = figures(model.eval(), batch)["reconstruction"]
@@ -172,7 +172,7 @@ def test_it_learns_and_explains(name):
     start = loop.callback_metrics
     assert {"train/loss", "val/loss", "val/elbo", "val/kl", "val/reconstruction"} <= start.keys()
     assert ("val/total_correlation_estimate" in start) == (name in ("tcvae", "factor"))
-    assert figures(model.eval(), batch)["reconstruction"] < before - 0.2
+    assert figures(model.eval(), batch)["reconstruction"] < before - 1
     check_explanation(model, batch)
 
 
