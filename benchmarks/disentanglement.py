@@ -1,6 +1,6 @@
 """The disentanglement scores against a direct transcription of the published loops.
 
-Usage: python benchmarks/disentanglement.py [--share 0.02] [--boosted-classes 2]
+Usage: python benchmarks/disentanglement.py [--share 0.02] [--boosted-classes 3]
 
 10,000 x 10 codes with the five factors of dSprites (3, 6, 40, 32, 32 values), published sample
 sizes, one pass without resamplings. The transcription would take a quarter of an hour: a part of

@@ -182,6 +182,7 @@ class InterpretableModel(pl.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Build the metrics from what the data module provides."""
+        self._training_means = RunningMeans()  # Another fit may have been interrupted.
         data = getattr(self.trainer, "datamodule", None)
         if data is None or len(self.stage_metrics):
             return

@@ -104,13 +104,16 @@ class CodeScores:
         self._metric = None
         trainer = model.trainer
         data = getattr(trainer, "datamodule", None)
-        if data is None or trainer.sanity_checking or not self.score_keys(model, data, stage):
+        loader: Any = trainer.val_dataloaders if stage == "val" else trainer.test_dataloaders
+        # Several loaders at once are the user's own: no split of the data.
+        dataset = getattr(loader, "dataset", None)
+        if data is None or dataset is None or trainer.sanity_checking:
+            return
+        if not self.score_keys(model, data, stage):
             return
         self.find_layer(model, data)
         num_codes = model.num_codes if self._width is None else self._width
         assert num_codes is not None
-        loader: Any = trainer.val_dataloaders if stage == "val" else trainer.test_dataloaders
-        dataset = loader.dataset
         known = "factors" in data.provides
         self._metric = DisentanglementScores(
             num_codes,

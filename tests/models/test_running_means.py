@@ -36,7 +36,7 @@ def test_an_epoch_has_the_mean_of_its_steps(tmp_path, monkeypatch):
     def recording(self, batch, stage):
         outputs = step(self, batch, stage)
         if stage == "train":
-            seen.append((len(batch["image"]), float(outputs["loss"])))
+            seen.append((len(batch["image"]), float(outputs["loss"].detach())))
         return outputs
 
     monkeypatch.setattr(TinyModel, "step", recording)

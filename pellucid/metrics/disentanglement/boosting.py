@@ -4,8 +4,9 @@ Source: Friedman, *Greedy Function Approximation: A Gradient Boosting Machine*, 
 29 (2001), algorithm 6 (algorithm 5 for two classes), as scikit-learn's
 ``GradientBoostingClassifier`` has it with its defaults: 100 stages of trees of depth 3 that are
 fitted to the residuals by squared error, with one Newton step for the value of each leaf. The one
-difference is that in columns of more than 1,500 values a split is looked for between 255 quantiles. (``HistGradientBoostingClassifier`` is another algorithm: it weighs rows by the
-second derivative, and tells no importances.)
+difference is that in columns of more than 1,500 values splits are looked for at 254 quantiles.
+(``HistGradientBoostingClassifier`` is another algorithm: it weighs rows by the second derivative,
+and tells no importances.)
 """
 
 from typing import NamedTuple
@@ -102,8 +103,7 @@ def _bin(rows: Floats, edges: list[Floats]) -> Bins:
 
 def _probabilities(scores: Singles) -> Singles:
     if len(scores) == 1:
-        share: Singles = (1 / (1 + np.exp(-scores))).astype(np.float32, copy=False)
-        return share
+        return (1 / (1 + np.exp(-scores))).astype(np.float32)
     exponent = np.exp(scores - scores.max(0))
     shares: Singles = exponent / exponent.sum(0)
     return shares
