@@ -113,10 +113,11 @@ class GAN(AdversarialGenerator):
             Row(name=f"noise {i}", kind="continuous", field="noise", column=i, values=line)
             for i in range(min(SHOWN, self.codes.num_noise))
         ]
-        unknown = torch.zeros(len(rows), device=image.device)
+        # Noise has no meaning, so that nothing says which variable matters.
+        unknown = torch.full((len(rows),), torch.nan, device=image.device)
         codes = self.fixed_codes(len(image), image.device)
         return Explanation(
             scores=image.new_zeros(len(image), 0),
             target=torch.zeros(len(image), dtype=torch.int64, device=image.device),
-            traversals=self.traverse(codes, rows, unknown, "none: noise has no meaning"),
+            traversals=self.traverse(codes, rows, unknown, "importance"),
         )

@@ -108,4 +108,30 @@ SCORE_FIGURES: dict[str, Figure] = {
         unit="nats",
         definition=("Mutual information of two codes in 20 bins, mean over pairs."),
     ),
+    "elbo": Figure(
+        label="ELBO",
+        better="higher",
+        unit="nats",
+        definition=(
+            "Evidence lower bound: a bound from below of the log-likelihood of an image, minus its "
+            "reconstruction and KL terms. Comparable between models of one likelihood."
+        ),
+    ),
+    "reconstruction": Figure(
+        label="Reconstruction",
+        better="lower",
+        unit="nats",
+        definition=(
+            "Minus the log-likelihood of an image under the decoder, summed over its pixels, for "
+            "one code sampled from the posterior."
+        ),
+    ),
+    "kl": Figure(
+        label="KL divergence",
+        unit="nats",
+        definition=(
+            "From the prior to the posterior of an image, summed over latents: how much the codes "
+            "tell of the image. Neither direction is better by itself."
+        ),
+    ),
 }

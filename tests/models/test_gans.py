@@ -155,7 +155,10 @@ def test_an_explanation_has_a_row_for_each_code(name, channels):
     assert 0 <= shown.images.min() <= shown.images.max() <= 1
     assert shown.values.shape == (4, rows, 10)
     assert len(shown.names) == len(shown.kinds) == len(shown.importance) == rows
-    assert (shown.importance.diff() <= 0).all()
+    # A plain GAN does not know which of its noise variables matter.
+    unknown = shown.importance.isnan().all()
+    assert unknown == (name == "GAN")
+    assert unknown or (shown.importance.diff() <= 0).all()
     assert found.scores.shape == (4, 3 if name == "ACGAN" else 0)
     again = model.explain({"image": batch["image"]}).traversals
     assert torch.equal(again.images, shown.images)
