@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pickle
+import signal
 import sys
 import time
 import traceback
@@ -16,6 +17,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from torch.nn import init
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, which some of them press.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TIMEOUT = 240.0
 """Seconds that a function may take on the two processes before they are given up; the first one

@@ -273,7 +273,7 @@ def test_latents_of_unknown_importance_are_neither_dead_nor_alive(generator: New
     page = Page(build_report([generator(explanation=make_explanation(traversals))]))
     assert len(page.all("article", "latent")) == 3
     assert not page.all("rect")
-    for word in ("say something about", "None of the 3", "KL", "nan"):
+    for word in ("say something about", "None of the 3", "KL 0", "KL nan", "nan nats"):
         assert word not in page.text, word
     assert "nats" not in latent_table(make_explanation(traversals), 0).split("\n", 1)[1]
 
