@@ -13,8 +13,6 @@ from pellucid.metrics.maps.best_iou import BestIoU, iou_over_thresholds
 from pellucid.metrics.maps.deletion_insertion import (
     BATCH_SIZE,
     STEPS,
-    DeletionAUC,
-    InsertionAUC,
     deletion_auc,
     insertion_auc,
 )
@@ -121,12 +119,13 @@ MAP_METRICS: Mapping[str, _Entry] = {
 }
 """The metrics that need no further look of the network, by key, in the order of a report."""
 
-PERTURBATION_METRICS: Mapping[str, Callable[..., DeletionAUC | InsertionAUC]] = {
-    "deletion_auc": DeletionAUC,
-    "insertion_auc": InsertionAUC,
+PERTURBATIONS: Mapping[str, Callable[..., Tensor]] = {
+    "deletion_auc": deletion_auc,
+    "insertion_auc": insertion_auc,
 }
+"""The metrics for which the network looks many times at each image, by key."""
 
-ALL_NAMES = (*MAP_METRICS, *PERTURBATION_METRICS)
+ALL_NAMES = (*MAP_METRICS, *PERTURBATIONS)
 """Keys of all metrics of maps."""
 
 
@@ -210,9 +209,9 @@ def evaluate_maps(
         and (label_parts or not entry.label_parts)
     }
     if scores is not None:
-        for name, curve in (("deletion_auc", deletion_auc), ("insertion_auc", insertion_auc)):
+        for name, judge in PERTURBATIONS.items():
             if names is None or name in names:
-                values[name] = curve(
+                values[name] = judge(
                     scores, batch["image"], maps, target, steps=steps, batch_size=batch_size
                 )
     return {name: float(value.nanmean()) for name, value in values.items()}
