@@ -173,7 +173,7 @@ def test_wrong_inputs_say_what_is_wrong():
         deletion_auc(scores, image[:1], heat, steps=2)
     with pytest.raises(ValueError, match="image is 4 x 8, maps are 8 x 8"):
         deletion_auc(scores, image[:, :, :4], heat, steps=2)
-    with pytest.raises(ValueError, match="two classes or more.*give a sigmoid's class 0"):
+    with pytest.raises(ValueError, match=r"two classes or more.*give a sigmoid's class 0"):
         deletion_auc(lambda x: x[:, :1, 0, 0], image, heat, steps=2)
     with pytest.raises(ValueError, match="scores has a value that is not finite"):
         deletion_auc(lambda x: x[:, :, 0, 0] * torch.nan, image, heat, steps=2)

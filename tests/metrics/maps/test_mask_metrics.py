@@ -183,7 +183,7 @@ def test_wrong_inputs_say_what_is_wrong(name):
         function(maps, mask.float())
     with pytest.raises(ValueError, match=r"maps must be floating point of shape \(B, h, w\)"):
         function(maps[:, None], mask)
-    with pytest.raises(ValueError, match="of torch.int64"):
+    with pytest.raises(ValueError, match=r"of torch\.int64"):
         function(maps.long(), mask)
 
 
