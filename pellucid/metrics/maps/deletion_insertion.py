@@ -195,7 +195,7 @@ def _places(maps: Tensor, size: tuple[int, int]) -> Tensor:
     # In reading order, equal pixels would make the upper edge of the image important.
     shuffled = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(0))
     shuffled = shuffled.to(flat.device)
-    order = shuffled[flat[:, shuffled].argsort(1, descending=True, stable=True)]
+    order = shuffled[flat[:, shuffled].argsort(dim=1, descending=True, stable=True)]
     numbers = torch.arange(flat.shape[1], device=flat.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, numbers)
 
