@@ -124,7 +124,7 @@ def _batches(data: Confounded, images: int | None, device: Any, **options: Any) 
     chosen = Subset(dataset, range(min(length, images or length)))
     loader: DataLoader[Batch] = DataLoader(chosen, data.batch_size, collate_fn=collate)
     for batch in loader:
-        moved: Any = {name: value.to(device) for name, value in batch.items()}  # type: ignore[attr-defined]
+        moved: Any = {name: value.to(device) for name, value in batch.items()}
         yield moved
 
 

@@ -76,10 +76,9 @@ def grad_cam(
 
 def _find(network: nn.Module, layer: str | None) -> nn.Module:
     if layer is not None:
-        known = dict(network.named_modules())
-        if layer not in known or not layer:
+        if not layer or layer not in dict(network.named_modules()):
             raise ValueError(f"layer must be the name of a module of the network, got {layer!r}")
-        return known[layer]
+        return network.get_submodule(layer)
     backbone = next((each for each in network.modules() if isinstance(each, Backbone)), None)
     if backbone is None:
         raise ValueError(

@@ -151,8 +151,9 @@ def perturbation_curve(
         target = _chosen(scores, image, batch_size)
     counts = torch.linspace(0, height * width, steps + 1, dtype=torch.float64).round()
     counts = counts.to(places.device, places.dtype)
-    found = []
-    for rows in torch.arange(len(image) * (steps + 1), device=image.device).split(batch_size):
+    found, total = [], len(image) * (steps + 1)
+    for first in range(0, total, batch_size):
+        rows = torch.arange(first, min(total, first + batch_size), device=image.device)
         which = rows.div(steps + 1, rounding_mode="floor")
         taken = rearrange(
             places[which] < counts[rows % (steps + 1)].unsqueeze(1),
@@ -239,8 +240,12 @@ def _of_target(probability: Tensor, target: Tensor) -> Tensor:
 
 def _chosen(scores: Callable[[Tensor], Tensor], image: Tensor, batch_size: int) -> Tensor:
     """(B,) int64, the predicted classes."""
-    parts = [_probabilities(scores, part).argmax(1) for part in image.split(batch_size)]
-    return torch.cat(parts)
+    parts = [
+        _probabilities(scores, image[first : first + batch_size]).argmax(1)
+        for first in range(0, len(image), batch_size)
+    ]
+    # Of no image there is no class.
+    return torch.cat([torch.zeros(0, dtype=torch.int64, device=image.device), *parts])
 
 
 class PerturbationMetric(MapMetric):

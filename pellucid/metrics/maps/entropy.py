@@ -33,7 +33,8 @@ def map_entropy(maps: Tensor, normalise: bool = True) -> Tensor:
     """
     cells = rearrange(check_heat(maps).clamp(min=0), "b h w -> b (h w)")
     whole = cells.sum(1, keepdim=True)
-    entropy = torch.special.entr(cells / torch.where(whole > 0, whole, 1.0)).sum(1)
+    share = cells / torch.where(whole > 0, whole, 1.0)
+    entropy: Tensor = torch.special.entr(share).sum(1)
     if normalise and cells.shape[1] > 1:
         entropy = entropy / math.log(cells.shape[1])
     return entropy.masked_fill(whole.squeeze(1) <= 0, torch.nan)
