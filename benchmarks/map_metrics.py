@@ -80,7 +80,9 @@ def loop(
         size, count = int(wanted.sum()), len(flat)
         hits = np.cumsum(wanted[order])
         part = flat / flat.sum()
-        blurred = gaussian_blur(torch.nn.functional.pad(one, (5,) * 4, mode="replicate"), [11], [5])
+        blurred = gaussian_blur(
+            torch.nn.functional.pad(one, (5,) * 4, mode="replicate"), [11, 11], [5.0, 5.0]
+        )
         figures = {
             "relevance_mass": flat[wanted].sum() / flat.sum(),
             "relevance_rank": wanted[order[:size]].mean(),

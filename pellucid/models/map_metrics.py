@@ -147,12 +147,14 @@ class MapMetrics:
 
     def report(self) -> dict[str, Any] | None:
         """Settings, and how many images could not be judged; None: no maps were judged."""
-        if not self._tested:
+        counts = {name: metric.last_counts for name, metric in self._tested.items()}
+        known = {name: count for name, count in counts.items() if count is not None}
+        if not known:
             return None
         return {
             "settings": {"names": self.names, "images": self.images, "steps": self.steps},
-            "judged": {name: int(metric.judged) for name, metric in self._tested.items()},
-            "left_out": {name: int(metric.left_out) for name, metric in self._tested.items()},
+            "judged": {name: int(judged) for name, (judged, _) in known.items()},
+            "left_out": {name: int(left_out) for name, (_, left_out) in known.items()},
         }
 
 

@@ -25,6 +25,8 @@ class MapMetric(QuietMetric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("judged", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("left_out", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.last_counts: tuple[Tensor, Tensor] | None = None
+        """Images judged and left out when :meth:`compute` was last called; None: never."""
 
     def add(self, values: Tensor) -> None:
         """Count figures of images that are already known.
@@ -40,6 +42,8 @@ class MapMetric(QuietMetric):
 
     def compute(self) -> Tensor:
         """The mean over the images that could be judged."""
+        # Over all processes, and still there when a trainer has reset the metric after its epoch.
+        self.last_counts = (self.judged, self.left_out)
         return (self.total / self.judged).float()
 
 
