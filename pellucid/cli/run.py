@@ -265,7 +265,7 @@ class Run:
         device = self.trainer.strategy.root_device
         found = model.map_metrics.perturb(model, data, device, tested)
         figures = {f"test/{name}": value for name, value in found.items()}
-        if is_confounded(data) and hasattr(model, "num_classes"):
+        if is_confounded(data) and model.num_codes is None and hasattr(model, "num_classes"):
             # What the test itself has found stays.
             bias = evaluate_bias(model, cast(Any, data), tested, device)
             figures |= {key: value for key, value in bias.items() if key != "test/accuracy"}

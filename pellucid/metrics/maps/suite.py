@@ -18,7 +18,7 @@ from pellucid.metrics.maps.deletion_insertion import (
 )
 from pellucid.metrics.maps.entropy import MapEntropy, map_entropy
 from pellucid.metrics.maps.gini import MapGini, map_gini
-from pellucid.metrics.maps.heat import Ranked, check_mask, rank, relevance
+from pellucid.metrics.maps.heat import Ranked, check_size, rank, relevance
 from pellucid.metrics.maps.map_metric import MapMetric
 from pellucid.metrics.maps.pointing_game import PointingGame, peak_inside
 from pellucid.metrics.maps.relevance_mass import RelevanceMass, mass_inside
@@ -45,8 +45,11 @@ class JudgedMaps:
 
     def __post_init__(self) -> None:
         check_batch(self.batch)
-        # The image's pixels are those of all masks.
-        check_mask(self.batch["image"][:, 0] > 0, self.maps, "image")
+        image = self.batch["image"]
+        if len(image) != len(self.maps):
+            raise ValueError(f"image has {len(image)} images, maps have {len(self.maps)}")
+        # All masks have the image's pixels.
+        check_size((image.shape[-2], image.shape[-1]), self.maps, "image")
 
     @cached_property
     def heat(self) -> Tensor:
