@@ -30,6 +30,8 @@ class Batch(TypedDict):
     """(B, P, H, W) bool, one mask per part."""
     mask: NotRequired[Tensor]
     """(B, H, W) bool, the object."""
+    attention: NotRequired[Tensor]
+    """(B, H, W) float, at least 0: where people looked; zeros where nobody was asked."""
     factors: NotRequired[Tensor]
     """(B, F) int64 or float, the generative factors."""
     index: NotRequired[Tensor]
@@ -46,6 +48,7 @@ _FIELDS: dict[str, tuple[str, tuple[torch.dtype, ...]]] = {
     "part_visible": ("BP", (torch.bool,)),
     "part_masks": ("BPHW", (torch.bool,)),
     "mask": ("BHW", (torch.bool,)),
+    "attention": ("BHW", FLOAT),
     "factors": ("BF", (torch.int64, *FLOAT)),
     "index": ("B", (torch.int64,)),
 }

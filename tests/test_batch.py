@@ -14,6 +14,7 @@ def full_batch() -> Batch:
         "part_visible": torch.zeros(2, 4, dtype=torch.bool),
         "part_masks": torch.zeros(2, 4, 8, 6, dtype=torch.bool),
         "mask": torch.zeros(2, 8, 6, dtype=torch.bool),
+        "attention": torch.zeros(2, 8, 6),
         "factors": torch.zeros(2, 5),
         "index": torch.arange(2),
     }

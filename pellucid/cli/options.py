@@ -18,6 +18,7 @@ from pellucid.errors import UserError
 from pellucid.metrics.disentanglement.suite import ScoreSettings
 from pellucid.models.base import InterpretableModel
 from pellucid.models.code_scores import CodeScores
+from pellucid.models.map_metrics import IMAGES, STEPS, MapMetrics
 from pellucid.models.unit_metrics import UnitMetrics
 
 _FROM_DATA: dict[str, Callable[[ImageDataModule], int]] = {
@@ -44,6 +45,11 @@ _SCORE_HELP = {
     "booster": "Classifier of DCI: histogram, or exact, as published and slow.",
     "seed": "Seed of the rows and batches that scores draw.",
     "resamplings": "Resampled tables that the spread of each score is taken over; 0: none.",
+}
+_MAPS: dict[str, tuple[Any, str]] = {
+    "names": (None, "Metrics of heat maps to measure; by default all that the data allow."),
+    "images": (IMAGES, "Test images that run deletes and inserts pixels of; 0: none."),
+    "steps": (STEPS, "Steps in which they are deleted and inserted."),
 }
 _QUOTES = "`'\""
 _NO_DEVICE = re.compile(r"No supported gpu backend|can ?not run on your system")
@@ -133,6 +139,8 @@ class PellucidCLI(LightningCLI):
         for name, default in defaults.items():
             key = f"scores.{name}"
             add(f"--{key}", type=types[key], default=default, help=_SCORE_HELP[name])
+        for name, (default, text) in _MAPS.items():
+            add(f"--maps.{name}", type=types[f"maps.{name}"], default=default, help=text)
         for name, find in _FROM_DATA.items():
             parser.link_arguments("data", f"model.init_args.{name}", find, apply_on="instantiate")
 
@@ -162,6 +170,7 @@ class PellucidCLI(LightningCLI):
         self.normalise_for(self.model)
         self._choose_metrics()
         self._choose_scores()
+        self._choose_map_metrics()
 
     def _choose_metrics(self) -> None:
         """Have the model measure what ``metrics`` names."""
@@ -174,6 +183,14 @@ class PellucidCLI(LightningCLI):
             self.model.unit_metrics.find_layer(self.model, self.datamodule)
         except ValueError as error:
             raise UserError("metrics.layer", str(error)) from error
+
+    def _choose_map_metrics(self) -> None:
+        """Have the model's heat maps judged as ``maps`` says."""
+        chosen = as_dict(self.config.maps)
+        try:
+            self.model.map_metrics = MapMetrics(**chosen)
+        except ValueError as error:
+            raise blame("maps", chosen, error) from error
 
     def _choose_scores(self) -> None:
         """Have the model score its codes as ``scores`` says."""

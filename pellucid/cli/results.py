@@ -43,6 +43,7 @@ def write_results(
         },
         "metrics_layer": cli.model.unit_metrics.layer,
         "scores": cli.model.code_scores.report(),
+        "maps": cli.model.map_metrics.report(),
         "skipped": cli.model.skipped_metrics,
         "fit_seconds": stopwatch.seconds,
         "images_per_second": stopwatch.images_per_second,
@@ -78,10 +79,13 @@ def summarise(metrics: Mapping[str, float], skipped: Mapping[str, str]) -> str:
     stages = list(dict.fromkeys(key.partition("/")[0] for key in metrics if "/" in key))
     names = list(dict.fromkeys(key.partition("/")[2] for key in metrics if "/" in key))
     width = max([len(name) for name in [*names, *skipped]], default=0) + 2
-    lines = [" " * width + "".join(f"{stage:>10}" for stage in stages)]
+    columns = {stage: max(10, len(stage) + 2) for stage in stages}
+    lines = [" " * width + "".join(f"{stage:>{columns[stage]}}" for stage in stages)]
     for name in names:
-        values = [metrics.get(f"{stage}/{name}") for stage in stages]
-        cells = "".join(f"{'' if v is None else f'{v:.4f}':>10}" for v in values)
+        values = {stage: metrics.get(f"{stage}/{name}") for stage in stages}
+        cells = "".join(
+            f"{'' if v is None else f'{v:.4f}':>{columns[stage]}}" for stage, v in values.items()
+        )
         lines.append(f"{name:<{width}}{cells}")
     lines += [f"{name:<{width}}  not measured: {reason}" for name, reason in skipped.items()]
     return "\n".join(lines)

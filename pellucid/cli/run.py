@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -243,6 +243,7 @@ class Run:
             best = {"ckpt_path": str(self.best.path), "weights_only": True}
         trainer.test(model, data, verbose=False, **best)
         figures = _figures(trainer)
+        tested = int(sum(trainer.num_test_batches)) * data.batch_size
         if model.tests_all:
             with model.testing_on("all"):
                 trainer.test(model, data.dataloader("all"), verbose=False)
@@ -250,10 +251,25 @@ class Run:
         figures |= self.units.counts
         if not trainer.is_global_zero:
             return
+        figures |= self._look_closer(tested)
         model.code_scores.save(self.directory)
         write_results(self.directory, self.cli, figures, self.stopwatch)
         self._say(summarise(figures, model.skipped_metrics))
         self._write_report(model, data)
+
+    def _look_closer(self, tested: int) -> dict[str, float]:
+        """Figures that want the network to look at changed test images."""
+        from pellucid.analysis.bias import evaluate_bias, is_confounded
+
+        model, data = self.cli.model, self.cli.datamodule
+        device = self.trainer.strategy.root_device
+        found = model.map_metrics.perturb(model, data, device, tested)
+        figures = {f"test/{name}": value for name, value in found.items()}
+        if is_confounded(data) and model.num_codes is None and hasattr(model, "num_classes"):
+            # What the test itself has found stays.
+            bias = evaluate_bias(model, cast(Any, data), tested, device)
+            figures |= {key: value for key, value in bias.items() if key != "test/accuracy"}
+        return figures
 
     def _write_report(self, model: InterpretableModel, data: ImageDataModule) -> None:
         from pellucid.analysis.categories import unit_categories

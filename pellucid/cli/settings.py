@@ -26,6 +26,9 @@ OPTIONS = {
     "metrics.layer": str | None,
     "metrics.names": list[str] | None,
     "pictures.every_n_epochs": int | None,
+    "maps.names": list[str] | None,
+    "maps.images": int,
+    "maps.steps": int,
     "scores.layer": str | None,
     "scores.names": list[str] | None,
     "scores.num_train": int,
@@ -36,7 +39,7 @@ OPTIONS = {
     "scores.seed": int,
     "scores.resamplings": int,
 }
-_SECTIONS = ("metrics", "pictures", "scores")
+_SECTIONS = ("maps", "metrics", "pictures", "scores")
 """Options that stand below a word of their own and belong to no class."""
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 

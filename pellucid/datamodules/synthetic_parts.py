@@ -57,8 +57,10 @@ class SyntheticParts(ImageDataModule):
         val_size: Number of validation images.
         test_size: Number of test images.
         remove_parts: Parts that all figures are drawn without; all else stays as it is.
-        confound: Share in [0, 1] of training images whose background gives the class away. The
-            other splits have random backgrounds; see :meth:`make_dataset` for others.
+        confound: Share in [0, 1] of images whose background gives the class away, in all splits: a
+            data set with a bias, as one might have collected it. ``make_dataset("test",
+            confound=0)`` has the same figures before random backgrounds, and
+            ``swap_background=True`` before others than their own.
         batch_size: Images per batch and device.
         num_workers: Processes that load images; 0, which loads in the training process, is fast.
         seed: Seed of figures and shuffling, not negative.
@@ -67,7 +69,7 @@ class SyntheticParts(ImageDataModule):
         ValueError: An argument is out of its range.
     """
 
-    provides: ClassVar[frozenset[str]] = FIELDS
+    provides: ClassVar[frozenset[str]] = FIELDS - {"attention"}
     label_parts: ClassVar[tuple[str, ...]] = ("head", "tail")
     """The parts that the class depends on, both together."""
 
@@ -140,19 +142,22 @@ class SyntheticParts(ImageDataModule):
         *,
         remove_parts: Sequence[str] | None = None,
         confound: float | None = None,
+        swap_background: bool = False,
     ) -> Dataset[Batch]:
         """The data set of a split.
 
         Args:
             split: Which images.
             remove_parts: Parts to leave out; None: those of the constructor.
-            confound: Share in [0, 1] of images whose background gives the class away; None: as the
-                constructor says in training images, 0 in all others.
+            confound: Share in [0, 1] of images whose background gives the class away; None: that of
+                the constructor.
+            swap_background: Whether each figure has the background of another class than it would
+                have; all else stays as it is. Which one depends on its position in the split alone.
 
         Raises:
             ValueError: ``confound`` is out of range, or there is no such part.
         """
-        return self._figures(split, None, remove_parts, confound)
+        return self._figures(split, None, remove_parts, confound, swap_background)
 
     def _figures(
         self,
@@ -160,8 +165,11 @@ class SyntheticParts(ImageDataModule):
         indices: Sequence[int] | Tensor | None,
         remove_parts: Sequence[str] | None,
         confound: float | None,
+        swap_background: bool,
     ) -> "FigureDataset":
-        specs, labels = self.specs(split, indices, confound=confound)
+        specs, labels = self.specs(
+            split, indices, confound=confound, swap_background=swap_background
+        )
         removed = self.remove_parts if remove_parts is None else check_parts(remove_parts)
         return FigureDataset(specs, labels, self.image_size, removed, self.mean, self.std)
 
@@ -171,6 +179,7 @@ class SyntheticParts(ImageDataModule):
         indices: Sequence[int] | Tensor | None = None,
         *,
         confound: float | None = None,
+        swap_background: bool = False,
     ) -> tuple[FigureSpecs, NDArray[np.int64]]:
         """What the figures of a split are, for ``render_figures`` and counterfactuals.
 
@@ -178,6 +187,7 @@ class SyntheticParts(ImageDataModule):
             split: Which images.
             indices: (N,) positions in the split; None: all.
             confound: As in :meth:`make_dataset`.
+            swap_background: As in :meth:`make_dataset`.
 
         Returns:
             The figures and their labels, (N,) int64.
@@ -198,10 +208,12 @@ class SyntheticParts(ImageDataModule):
         for name in self.sizes if split == "all" else (split,):
             stop = start + self.sizes[name]
             rows.append(np.flatnonzero((chosen >= start) & (chosen < stop)))
-            own = self.confound if name == "train" else 0.0
-            tied = own if confound is None else _check_confound(confound)
+            tied = self.confound if confound is None else _check_confound(confound)
             places = chosen[rows[-1]] - start
-            drawn.append(draw_specs(self.seed, _STREAMS[name], places, self._members, tied))
+            figures, found = draw_specs(self.seed, _STREAMS[name], places, self._members, tied)
+            if swap_background:
+                figures = _swap_scenes(figures, places, len(self._members))
+            drawn.append((figures, found))
             start = stop
         order = np.concatenate(rows).argsort()
         factors = np.concatenate([specs.factors for specs, _ in drawn])[order]
@@ -216,6 +228,7 @@ class SyntheticParts(ImageDataModule):
         *,
         remove_parts: Sequence[str] | None = None,
         confound: float | None = None,
+        swap_background: bool = False,
     ) -> Batch:
         """Chosen images of a split, drawn anew.
 
@@ -224,6 +237,7 @@ class SyntheticParts(ImageDataModule):
             indices: (N,) positions in the split.
             remove_parts: As in :meth:`make_dataset`.
             confound: As in :meth:`make_dataset`.
+            swap_background: As in :meth:`make_dataset`.
 
         Returns:
             A batch of the N images with every field.
@@ -231,10 +245,16 @@ class SyntheticParts(ImageDataModule):
         Raises:
             ValueError: ``confound`` or an index is out of range, or there is no such part.
         """
-        figures = self._figures(split, indices, remove_parts, confound)
+        figures = self._figures(split, indices, remove_parts, confound, swap_background)
         batch = collate([figures[row] for row in range(len(figures))])
         batch["index"] = torch.as_tensor(indices, dtype=torch.int64)
         return batch
+
+
+def _swap_scenes(specs: FigureSpecs, places: NDArray[np.int64], count: int) -> FigureSpecs:
+    """The same figures, each before another of the first ``count`` scenes than its own."""
+    shift = 1 + places % (count - 1)
+    return specs.with_factors(scene=(specs.factor("scene") + shift) % count)
 
 
 def _check_confound(confound: float) -> float:

@@ -22,6 +22,7 @@ from pellucid.models.backbones import (
 )
 from pellucid.models.code_scores import CodeScores
 from pellucid.models.explanation import Explanation
+from pellucid.models.map_metrics import MapMetrics
 from pellucid.models.running_means import RunningMeans
 from pellucid.models.unit_metrics import UnitMetrics, watch
 
@@ -61,6 +62,11 @@ class InterpretableModel(pl.LightningModule, ABC):
     """Whether a smaller or a larger ``monitor`` is better."""
     tests_all: ClassVar[bool] = True
     """Whether ``pellucid run`` also tests on every image of the data set."""
+    explains_by_map: ClassVar[bool] = False
+    """Whether :meth:`explain` gives a map for the metrics of heat maps to judge in tests, see
+    :meth:`Explanation.heat_map`. :meth:`step` may return what it is made of in tests, which saves
+    another look at each image: ``maps`` and ``contributions``, or ``heat`` (B, h, w) where
+    :meth:`explain` gives one of its own."""
     num_codes: int | None = None
     """Number of codes, ``L``, that the disentanglement scores judge in every run. :meth:`step` then
     returns ``codes`` (B, L) in all stages but training, and ``kl_per_latent`` (B, L) in nats where
@@ -76,8 +82,10 @@ class InterpretableModel(pl.LightningModule, ABC):
         self.skipped_metrics: dict[str, str] = {}
         self.unit_metrics = UnitMetrics()
         self.code_scores = CodeScores()
+        self.map_metrics = MapMetrics()
         self._training_means = RunningMeans()
         self._suite: dict[Stage, frozenset[str]] = {}
+        self._map_suite: dict[Stage, frozenset[str]] = {}
         self._normalisation: Normalisation | None = None
         self._test_stage: Stage = "test"
 
@@ -102,6 +110,10 @@ class InterpretableModel(pl.LightningModule, ABC):
             batch: The batch; needs ``image`` only.
             target: (B,) int64, the class whose score is explained; None: the predicted one.
         """
+
+    def class_scores(self, image: Tensor) -> Tensor:
+        """(B, K) class scores, logits, of images (B, C, H, W); override where it is cheaper so."""
+        return self.explain({"image": image}).scores
 
     @property
     def unit_grid(self) -> tuple[float, float] | None:
@@ -190,9 +202,10 @@ class InterpretableModel(pl.LightningModule, ABC):
         stages: tuple[Stage, ...] = get_args(Stage)
         for name in stages:
             suite, skipped = self.unit_metrics.make(self, data, name)
-            self._suite[name] = frozenset(suite)
-            metrics = {**self.make_metrics(data, name), **suite}
-            self.skipped_metrics |= skipped
+            maps, without = self.map_metrics.make(self, data, name)
+            self._suite[name], self._map_suite[name] = frozenset(suite), frozenset(maps)
+            metrics = {**self.make_metrics(data, name), **suite, **maps}
+            self.skipped_metrics |= skipped | without
             # A ModuleDict takes no key that is a method's name, as "train" is.
             self.stage_metrics[f"on_{name}"] = nn.ModuleDict(metrics).to(self.device)
 
@@ -228,8 +241,11 @@ class InterpretableModel(pl.LightningModule, ABC):
         if metrics := self.metrics_of(stage):
             detached = {k: v.detach() for k, v in outputs.items()}
             suite = {name: metrics[name] for name in metrics if name in self._suite[stage]}
-            own = {name: metric for name, metric in metrics.items() if name not in suite}
+            maps = {name: metrics[name] for name in metrics if name in self._map_suite[stage]}
+            own = {n: metric for n, metric in metrics.items() if n not in suite and n not in maps}
             self.update_metrics(own, detached, batch)
+            if maps:
+                self.map_metrics.update(self, maps, detached, batch)
             if suite:
                 self.unit_metrics.update(self, suite, detached, batch, seen)
             for name, metric in metrics.items():

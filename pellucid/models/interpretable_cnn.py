@@ -30,7 +30,7 @@ Where this differs from the paper:
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from einops import rearrange, reduce
@@ -103,6 +103,7 @@ class InterpretableCNN(FineTunedModel):
 
     requires = frozenset({"image", "label"})
     monitor = "val/classification_loss"
+    explains_by_map: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -215,6 +216,10 @@ class InterpretableCNN(FineTunedModel):
     def forward(self, image: Tensor) -> Tensor:
         """Class scores (B, num_classes), logits, of images (B, 3, H, W)."""
         return self.scores(self.maps(image)[1])
+
+    def class_scores(self, image: Tensor) -> Tensor:
+        """See :meth:`InterpretableModel.class_scores`."""
+        return self(image)  # type: ignore[no-any-return]
 
     def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """See :meth:`InterpretableModel.step`."""

@@ -1,6 +1,7 @@
 """What the figures in a report mean: one line each, with unit and direction."""
 
 from pellucid.report.figure import Figure
+from pellucid.report.map_glossary import MAP_FIGURES, removed_part
 from pellucid.report.score_glossary import SCORE_FIGURES
 
 __all__ = ["FIGURES", "UNIT_FIGURES", "Figure", "figure", "unit_figure"]
@@ -114,6 +115,7 @@ FIGURES: dict[str, Figure] = {
             "the predicted class, in size, whether they speak for or against it: mean over images."
         ),
     ),
+    **MAP_FIGURES,
     **SCORE_FIGURES,
     "loss": Figure(
         label="Loss",
@@ -262,7 +264,7 @@ def unit_figure(name: str) -> Figure:
 def figure(name: str) -> Figure:
     """The figure of that name, with or without its stage; a plain one if it is not known."""
     name = name.rsplit("/", 1)[-1]
-    known = FIGURES.get(name) or UNIT_FIGURES.get(name)
+    known = FIGURES.get(name) or UNIT_FIGURES.get(name) or removed_part(name)
     if known is not None:
         return known
     label = name.replace("_", " ").capitalize()

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pellucid.report.glossary import Figure, figure
+from pellucid.report.map_glossary import MAP_FIGURES
 from pellucid.report.runs import Run
 from pellucid.report.scores import SCORES, best_of, compared, reached
 
 _STAGES = {
     "test": "Test split",
+    "deconfounded": "Test split, random backgrounds",
+    "bias": "What the model relies on",
     "all": "All images",
     "val": "Validation split",
     "train": "Training split",
@@ -39,6 +42,7 @@ _FIRST = (
     "category_purity",
     "category_balance",
     "decision_sparsity",
+    *MAP_FIGURES,
 )
 """Figures in the order of the tables, before all others."""
 

@@ -1,0 +1,1 @@
+"""Post-hoc explanations of one prediction of any network."""

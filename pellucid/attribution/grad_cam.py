@@ -1,0 +1,107 @@
+"""Grad-CAM: where the maps of a layer speak for a class.
+
+Source: Selvaraju et al., *Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+Localization*, ICCV 2017 (arXiv 1610.02391), equations 1 and 2.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from pellucid.models.backbones import Backbone
+
+
+def grad_cam(
+    network: nn.Module,
+    image: Tensor,
+    target: Tensor | None = None,
+    layer: str | None = None,
+    scores: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    r"""Grad-CAM of a batch, :math:`\max(0, \sum_c \alpha_c A_c)`.
+
+    :math:`A_c` are the layer's maps and :math:`\alpha_c` the mean over places of the gradient of
+    the target's score (a logit) with respect to :math:`A_c`. The network is put in evaluation mode
+    for the call, so that images do not act on each other; its parameters may be frozen, and their
+    gradients are left alone.
+
+    Args:
+        network: The network.
+        image: (B, C, H, W) float.
+        target: (B,) int64; None: the predicted class.
+        layer: Name of a layer whose output is maps (B, U, h, w), as ``network.named_modules()``
+            has it; None: the network's :class:`~pellucid.models.backbones.Backbone`.
+        scores: Makes class scores (B, K), logits, of images by way of the layer; None: the network
+            itself.
+
+    Returns:
+        (B, h, w) float32, at least 0, on the layer's grid.
+
+    Raises:
+        ValueError: There is no such layer, or no backbone; the layer does not run or gives no maps,
+            or the scores do not depend on it.
+    """
+    module = _find(network, layer)
+    training = {each: each.training for each in network.modules()}
+    network.eval()
+    try:
+        # Gradients are needed even where the caller, as a test does, has turned them off.
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            _maps_as_leaves(module) as seen,
+        ):
+            found = (scores or network)(image.clone())
+            if not seen:
+                raise ValueError(f"layer {layer!r} does not run when the scores are computed")
+            maps = seen[-1]
+            chosen = found.argmax(1) if target is None else target.clone()
+            total = found.gather(1, chosen.unsqueeze(1)).sum()
+            if not total.requires_grad:
+                raise ValueError(
+                    "scores do not depend on the layer by a gradient: give scores=, a function "
+                    "that computes them without torch.no_grad"
+                )
+            gradient = torch.autograd.grad(total, maps)[0].float()
+    finally:
+        for each, mode in training.items():
+            each.training = mode
+    weight = rearrange(gradient.mean((2, 3)), "b c -> b c 1 1")
+    return (weight * maps.detach().float()).sum(1).clamp(min=0)
+
+
+def _find(network: nn.Module, layer: str | None) -> nn.Module:
+    if layer is not None:
+        if not layer or layer not in dict(network.named_modules()):
+            raise ValueError(f"layer must be the name of a module of the network, got {layer!r}")
+        return network.get_submodule(layer)
+    backbone = next((each for each in network.modules() if isinstance(each, Backbone)), None)
+    if backbone is None:
+        raise ValueError(
+            f"{type(network).__name__} has no backbone: name the layer whose maps are to be used"
+        )
+    return backbone
+
+
+@contextmanager
+def _maps_as_leaves(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect a module's maps, cut off from what is below, which need not be differentiated."""
+    seen: list[Tensor] = []
+
+    def cut(module: nn.Module, inputs: Any, output: Any) -> Tensor:
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(f"the layer gives no maps (B, U, h, w) but {given}; name another one")
+        seen.append(output.detach().requires_grad_())
+        # An operation in place, as some ReLUs are, must not change the maps themselves.
+        return seen[-1].clone()
+
+    handle = module.register_forward_hook(cut)
+    try:
+        yield seen
+    finally:
+        handle.remove()

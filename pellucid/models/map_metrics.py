@@ -1,0 +1,187 @@
+"""Which metrics of heat maps the tests report, of models that explain by a map."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from torchmetrics import Metric
+
+from pellucid.batch import Batch
+from pellucid.datamodules.base import collate
+from pellucid.errors import nearest
+from pellucid.metrics.maps.map_metric import MapMetric
+from pellucid.metrics.maps.suite import (
+    ALL_NAMES,
+    MAP_METRICS,
+    PERTURBATIONS,
+    JudgedMaps,
+    label_parts_of,
+    make_map_suite,
+)
+from pellucid.models.explanation import heat_of
+
+if TYPE_CHECKING:
+    from pellucid.models.base import InterpretableModel, Stage
+
+IMAGES = 256
+"""Test images for deletion and insertion, evenly spread: each passes ``2 (steps + 1)`` times."""
+STEPS = 16
+
+
+class MapMetrics:
+    """The metrics of heat maps that a model's tests report.
+
+    Args:
+        names: Keys of :data:`pellucid.metrics.maps.suite.ALL_NAMES`; None: all.
+        images: Test images for deletion and insertion, at least 0 (none).
+        steps: Steps of deletion and insertion, at least 1.
+
+    Raises:
+        ValueError: There is no such metric, or a number is out of range.
+    """
+
+    def __init__(
+        self, names: Sequence[str] | None = None, images: int = IMAGES, steps: int = STEPS
+    ) -> None:
+        for name in names or ():
+            if name not in ALL_NAMES:
+                raise ValueError(f"names: there is no metric {name!r}; {nearest(name, ALL_NAMES)}")
+        for name, value, least in (("images", images, 0), ("steps", steps, 1)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        self.names, self.images, self.steps = names, images, steps
+        self._label_parts: tuple[int, ...] = ()
+        self._told: bool | None = None
+        self._tested: dict[str, MapMetric] = {}
+
+    def make(
+        self, model: "InterpretableModel", data: Any, stage: "Stage"
+    ) -> tuple[dict[str, MapMetric], dict[str, str]]:
+        """Build the metrics of a stage, new ones at each call.
+
+        Args:
+            model: The model.
+            data: The data module.
+            stage: The stage; none but ``test`` has any.
+
+        Returns:
+            Metrics by key, and the reasons for those that were left out, likewise.
+        """
+        if stage != "test" or not model.explains_by_map:
+            return {}, {}
+        self._label_parts = label_parts_of(data)
+        self._tested, skipped = make_map_suite(data, self.names)
+        return dict(self._tested), skipped
+
+    def update(
+        self,
+        model: "InterpretableModel",
+        metrics: Mapping[str, Metric],
+        outputs: Mapping[str, Tensor],
+        batch: Batch,
+    ) -> None:
+        """Give one batch to the metrics.
+
+        Args:
+            model: The model.
+            metrics: Of those that :meth:`make` has built.
+            outputs: What the model's ``step`` returned, detached.
+            batch: The batch.
+        """
+        judged = JudgedMaps(self._heat(model, outputs, batch), batch, self._label_parts)
+        for name, metric in metrics.items():
+            assert isinstance(metric, MapMetric)
+            metric.add(MAP_METRICS[name].judge(judged))
+
+    def _heat(
+        self, model: "InterpretableModel", outputs: Mapping[str, Tensor], batch: Batch
+    ) -> Tensor:
+        """(B, h, w) the map that :meth:`Explanation.heat_map` gives, if need be by explaining."""
+        if "heat" in outputs:
+            return outputs["heat"]
+        if self._told is None:
+            self._told = _tells(model, outputs, batch["image"][:1])
+        if self._told:
+            return heat_of(outputs["maps"], outputs.get("contributions"))
+        return explained_heat(model, batch["image"])
+
+    def perturb(
+        self, model: "InterpretableModel", data: Any, device: Any, tested: int | None = None
+    ) -> dict[str, float]:
+        """Deletion and insertion on test images; the model is on the CPU and evaluates afterwards.
+
+        Args:
+            model: The model.
+            data: The data module.
+            device: Where to compute.
+            tested: Number of images that the test saw; no more are looked at. None: all.
+
+        Returns:
+            Figures by key; none of a model that does not explain by a map.
+        """
+        wanted = [n for n in PERTURBATIONS if self.names is None or n in self.names]
+        if not wanted or not self.images or not model.explains_by_map:
+            return {}
+        dataset = data.dataset("test")
+        length = min(len(dataset), tested or len(dataset))
+        count = min(self.images, length)
+        places = [number * length // count for number in range(count)]
+        # Values, not metrics, which would wait for processes that do not come here.
+        values: dict[str, list[Tensor]] = {name: [] for name in wanted}
+        model.to(device).eval()
+        loader: DataLoader[Batch] = DataLoader(
+            Subset(dataset, places), data.batch_size, collate_fn=collate
+        )
+        with torch.no_grad():
+            for batch in loader:
+                image = batch["image"].to(device)
+                explanation = model.explain({"image": image})
+                maps = _not_none(model, explanation.heat_map())
+                for name, found in values.items():
+                    judge, target = PERTURBATIONS[name], explanation.target
+                    found.append(judge(model.class_scores, image, maps, target, steps=self.steps))
+        model.cpu()
+        return {name: float(torch.cat(found).nanmean()) for name, found in values.items()}
+
+    def report(self) -> dict[str, Any] | None:
+        """Settings, and how many images could not be judged; None: no maps were judged."""
+        counts = {name: metric.last_counts for name, metric in self._tested.items()}
+        known = {name: count for name, count in counts.items() if count is not None}
+        if not known:
+            return None
+        return {
+            "settings": {"names": self.names, "images": self.images, "steps": self.steps},
+            "judged": {name: int(judged) for name, (judged, _) in known.items()},
+            "left_out": {name: int(left_out) for name, (_, left_out) in known.items()},
+        }
+
+
+def _tells(model: "InterpretableModel", outputs: Mapping[str, Tensor], image: Tensor) -> bool:
+    """Whether what a step returned makes the heat map that the model explains by."""
+    if "maps" not in outputs:
+        return False
+    with torch.no_grad():
+        own = model.explain({"image": image})
+    terms = own.contributions is None or "contributions" in outputs
+    return own.heat is None and own.maps is not None and terms
+
+
+def explained_heat(model: "InterpretableModel", image: Tensor) -> Tensor:
+    """(B, h, w) the heat map of a model's own explanation of images (B, C, H, W).
+
+    Raises:
+        ValueError: The model explains by no map.
+    """
+    with torch.no_grad():
+        return _not_none(model, model.explain({"image": image}).heat_map())
+
+
+def _not_none(model: "InterpretableModel", heat: Tensor | None) -> Tensor:
+    if heat is None:
+        raise ValueError(
+            f"{type(model).__name__} has explains_by_map, but explain() gives neither maps "
+            "(B, U, h, w) nor heat (B, h, w)"
+        )
+    return heat
