@@ -30,8 +30,6 @@ class Batch(TypedDict):
     """(B, P, H, W) bool, one mask per part."""
     mask: NotRequired[Tensor]
     """(B, H, W) bool, the object."""
-    attention: NotRequired[Tensor]
-    """(B, H, W) float from 0 on, of any scale, where people looked; all zero: not recorded."""
     factors: NotRequired[Tensor]
     """(B, F) int64 or float, the generative factors."""
     index: NotRequired[Tensor]
@@ -48,13 +46,11 @@ _FIELDS: dict[str, tuple[str, tuple[torch.dtype, ...]]] = {
     "part_visible": ("BP", (torch.bool,)),
     "part_masks": ("BPHW", (torch.bool,)),
     "mask": ("BHW", (torch.bool,)),
-    "attention": ("BHW", FLOAT),
     "factors": ("BF", (torch.int64, *FLOAT)),
     "index": ("B", (torch.int64,)),
 }
 
-FIELDS = frozenset(_FIELDS) - {"attention"}
-"""Fields that can be known of a drawn image; where people look must be recorded."""
+FIELDS = frozenset(_FIELDS)
 
 
 class BatchError(ValueError):

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 
 from pellucid.distributed import gather_with_gradient
 
+_SCALE = 2.0**10
+"""By which gradients are enlarged on their way back to the image: layers in half precision lose
+what is below 6e-8. A power of two changes no digit."""
+
 
 def input_gradients(log_probabilities: Tensor, image: Tensor) -> Tensor:
     """Gradients of each image's summed log-probabilities, which can be differentiated again.
@@ -24,7 +28,7 @@ def input_gradients(log_probabilities: Tensor, image: Tensor) -> Tensor:
         image: (B, C, H, W), of which gradients are known.
 
     Returns:
-        (B, C, H, W) ``d/dx sum_k log p_k``, in nats per unit of a pixel.
+        (B, C, H, W) ``d/dx sum_k log p_k``, in nats per unit of a normalised pixel.
 
     Raises:
         ValueError: There is no way back from the log-probabilities to the images.
@@ -36,8 +40,9 @@ def input_gradients(log_probabilities: Tensor, image: Tensor) -> Tensor:
             f"{log_probabilities.requires_grad}): call image.requires_grad_() before the network, "
             "outside of torch.no_grad() and inference_mode(), and without cached features"
         )
-    (gradients,) = torch.autograd.grad(log_probabilities.float().sum(), image, create_graph=True)
-    return gradients
+    scaled = _SCALE * log_probabilities.sum()
+    (gradients,) = torch.autograd.grad(scaled, image, create_graph=True)
+    return gradients / _SCALE
 
 
 def right_reasons_loss(log_probabilities: Tensor, image: Tensor, irrelevant: Tensor) -> Tensor:

@@ -105,6 +105,8 @@ class AttentionClassifier(Classifier):
         pellucid.models.backbones.WeightsError: Weights that do not exist or do not fit.
     """
 
+    explains_by_map = True
+
     def __init__(
         self,
         num_classes: int,
@@ -171,6 +173,11 @@ class AttentionClassifier(Classifier):
         # Average pooling looks everywhere alike: there is no unit to be judged.
         self.num_units = units.get(attention)
 
+    def class_scores(self, image: Tensor) -> Tensor:
+        """(B, K) class scores, logits, of images (B, 3, H, W), without explaining them."""
+        scores: Tensor = self(image)
+        return scores
+
     def look(self, features: Tensor) -> Seen:
         """Attend to features (B, C, h, w), pool and classify them."""
         glimpses = None
@@ -211,9 +218,10 @@ class AttentionClassifier(Classifier):
             found = self._policy_losses(seen.features, seen.glimpses.log_probability, costs)
             loss = loss + self.policy_weight * (found["policy_loss"] + found["baseline_loss"])
             losses |= found
-        if stage != "train" and self.num_units is not None:
+        if stage != "train":
             target = seen.scores.argmax(1)
             outputs["maps"], outputs["contributions"], _ = self._units(seen, target)
+            outputs["heat"] = self._evidence(seen, target)
         return {"loss": loss, **outputs, **losses}
 
     def _supervised(self, seen: Seen, label: Tensor) -> Tensor:
@@ -263,19 +271,8 @@ class AttentionClassifier(Classifier):
         maps = rearrange(maps, "b g (h w) -> b g h w", h=height)
         return maps, (row * attend(seen.features, maps)).sum(2) / cells.shape[1], bias
 
-    @torch.no_grad()
-    def evidence(self, batch: Batch, target: Tensor | None = None) -> Tensor:
-        """What each position adds to a class's score: the heat map of the whole model.
-
-        Args:
-            batch: The batch; needs ``image`` only.
-            target: (B,) int64, the class; None: the predicted one.
-
-        Returns:
-            (B, h, w) logits; its sum over positions and the class's bias are the score.
-        """
-        seen = self.look(self.backbone(batch["image"]))
-        target = seen.scores.argmax(1) if target is None else target.long()
+    def _evidence(self, seen: Seen, target: Tensor) -> Tensor:
+        """(B, h, w) logits that each position adds to the target's score, without the bias."""
         row = rearrange(self.classifier.weight[target], "b (n c) -> b n c", n=self.heads)
         voices = torch.einsum("b n c, b c h w -> b n h w", row, seen.features)
         return reduce(voices * seen.weights, "b n h w -> b h w", "sum")
@@ -286,8 +283,9 @@ class AttentionClassifier(Classifier):
 
         Maps of ``soft``, ``hard`` and ``none`` are in [0, 1] and sum to one over the grid; those of
         ``cam`` are logits, for (+) and against (-) their own class.
-        ``contributions.sum(1) + bias`` is the target's score to rounding. While the model is in
-        training, glimpses are drawn by chance.
+        ``heat`` holds what each position adds to the target's score, in logits: ``heat.sum((1, 2))
+        + bias`` and ``contributions.sum(1) + bias`` both are the score, to rounding. While the
+        model is in training, glimpses are drawn by chance.
         """
         seen = self.look(self.backbone(batch["image"]))
         target = seen.scores.argmax(1) if target is None else target.long()
@@ -305,6 +303,7 @@ class AttentionClassifier(Classifier):
             contributions=contributions,
             bias=bias,
             unit_names=tuple(f"{name} {i}" for i in range(maps.shape[1])),
+            heat=self._evidence(seen, target),
         )
 
     def lacks(self) -> dict[str, str]:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.batch import Batch, BatchError
+from pellucid.cli.settings import check_fields
 from pellucid.datamodules.mnist import MNIST
 from pellucid.datamodules.synthetic_parts import SyntheticParts
 from pellucid.errors import UserError
-from pellucid.cli.settings import check_fields
 from pellucid.models.attention_classifier import AttentionClassifier
 from pellucid.models.interpretable_cnn import InterpretableCNN
 
@@ -74,8 +74,8 @@ def test_explanation_adds_up_to_the_score(kind: str) -> None:
         assert found.positions is not None
         scores = found.scores.gather(1, found.target[:, None])[:, 0]
         torch.testing.assert_close(found.contributions.sum(1) + found.bias, scores)
-        evidence = model.evidence(batch, target)
-        torch.testing.assert_close(evidence.sum((1, 2)) + found.bias, scores)
+        assert found.heat is not None
+        torch.testing.assert_close(found.heat.sum((1, 2)) + found.bias, scores)
         torch.testing.assert_close(found.scores, model(batch["image"]))
         units = {"three heads": 3, "multiplicative": 2, "reinforce": 3, "gumbel": 3, "cam": 3}
         assert found.maps.shape == (4, units.get(kind, 1), 8, 8)
@@ -291,6 +291,21 @@ def accuracy_metric(model: nn.Module, scores: Tensor, batch: Batch, data: Any) -
     metrics = model.make_metrics(data, "test")  # type: ignore[operator]
     model.update_metrics(metrics, {"scores": scores}, batch)  # type: ignore[operator]
     return float(metrics["accuracy"].compute())
+
+
+def test_evidence_is_found_by_blinding_positions() -> None:
+    """With the attention held, a score falls by a position's evidence where its features vanish."""
+    model = small(heads=2).eval()
+    features = torch.rand(1, model.backbone.channels, 3, 3)
+    seen = model.look(features)
+    heat = model._evidence(seen, torch.tensor([1]))
+    assert model.soft is not None
+    model.soft.forward = lambda _: seen.weights  # type: ignore[method-assign, assignment]
+    for row in range(3):
+        blind = features.clone()
+        blind[:, :, row, 2] = 0
+        lost = (seen.scores - model.look(blind).scores)[0, 1]
+        torch.testing.assert_close(lost, heat[0, row, 2], rtol=1e-4, atol=1e-6)
 
 
 def test_accuracy_is_shared(data: SyntheticParts) -> None:

@@ -74,9 +74,9 @@ class HardAttention(nn.Module):
 
     Chances come from the scores of one head of :class:`SoftAttention`, in training by the Gumbel
     trick, without looking twice at a position. ``reinforce`` learns scores from
-    :func:`score_function_loss`; the mean over ``glimpses`` draws is exact in expectation. ``gumbel``
-    passes the gradient of the chosen positions on to the soft-max of the perturbed scores: biased,
-    but of less variance, and no baseline is needed.
+    :func:`score_function_loss`, whose gradient is exact in expectation. ``gumbel`` passes the
+    gradient of the chosen positions on to the soft-max of the perturbed scores: biased, but of less
+    variance, and no baseline is needed.
 
     Args:
         channels: Channels of the grid.
