@@ -98,7 +98,7 @@ def test_a_batch_without_annotation_costs_nothing_and_can_be_differentiated() ->
 
 def test_wrong_input() -> None:
     attention, mask = examples()
-    with pytest.raises(ValueError, match="3 x 4 pixels, the attention's grid, got .4, 2, 12."):
+    with pytest.raises(ValueError, match=r"3 x 4 pixels, the attention's grid, got \(4, 2, 12\)"):
         attention_supervision_loss(attention, mask[:, :2])
     with pytest.raises(ValueError, match=r"with the B of relevant \(3, 6, 12\), got \(4, 2, 3, 4"):
         attention_supervision_loss(attention, mask[:3])

@@ -96,7 +96,10 @@ def test_wrong_input() -> None:
     with pytest.raises(ValueError, match=r"image\.requires_grad False.*requires_grad_\(\)"):
         right_reasons_loss(net(image), image, irrelevant)
     watched = image.requires_grad_()
-    with torch.no_grad(), pytest.raises(ValueError, match="log_probabilities.requires_grad False"):
+    with (
+        torch.no_grad(),
+        pytest.raises(ValueError, match=r"log_probabilities\.requires_grad False"),
+    ):
         right_reasons_loss(net(watched), watched, irrelevant)
 
 

@@ -241,11 +241,15 @@ def test_right_reasons_pass_the_cache_by(
     options: dict[str, Any] = {"trainable_stages": 0, "schedule": "constant"}
     counts = []
     for weight in (0.0, 1.0):
-        model, seen = small(right_reasons_weight=weight, **options), []
-        model.backbone.stages[0].register_forward_hook(lambda *given: seen.append(len(given[2])))
+        model, seen = small(right_reasons_weight=weight, **options), [0]
+
+        def count(module: nn.Module, inputs: Any, output: Tensor, seen: list[int] = seen) -> None:
+            seen[0] += len(output)
+
+        model.backbone.stages[0].register_forward_hook(count)
         with caplog.at_level(logging.INFO, logger="pellucid"):
             trainer(max_epochs=2).fit(model, datamodule=data)
-        counts.append(sum(seen))
+        counts.append(seen[0])
     assert counts == [16 + 8, 2 * 16 + 8]
     told = [r.message for r in caplog.records if "right_reasons_weight" in r.message]
     assert len(told) == 1

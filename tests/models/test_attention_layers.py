@@ -93,7 +93,7 @@ def test_wrong_arguments_of_hard_attention() -> None:
         HardAttention(3, estimator="best")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="glimpses must be at least 1, got 0"):
         HardAttention(3, 0)
-    with pytest.raises(ValueError, match="glimpses must be at most 8, .* 2 x 4 grid, got 9"):
+    with pytest.raises(ValueError, match=r"glimpses must be at most 8, .* 2 x 4 grid, got 9"):
         HardAttention(3, 9)(grid())
     with pytest.raises(ValueError, match="'gumbel' has no baseline"):
         HardAttention(3, estimator="gumbel").expected_cost(grid())
