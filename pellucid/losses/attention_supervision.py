@@ -12,7 +12,8 @@ from pellucid.distributed import gather_with_gradient
 Divergence = Literal["kl", "outside"]
 
 _TINY = 1e-8
-"""Attention below this counts as this: a cell that soft-max rounds to zero has no infinite loss."""
+"""Attention that is added to all positions together: one that soft-max rounds to zero has no
+infinite loss, and an image without any attention counts as uniform."""
 
 
 def relevance_on_grid(relevant: Tensor, cells: tuple[int, int]) -> Tensor:
@@ -60,9 +61,8 @@ def attention_supervision_loss(
 
     Returns:
         (B,) nats (``kl``, from 0) or a share (``outside``, in [0, 1]), 0 where there is no
-        annotation; and (B,) bool, whether there is. Source of ``kl``: Kullback and Leibler,
-        as in Das et al. 2017 and Qiao et al. 2018 for human attention; of ``outside``: one minus
-        the energy-based pointing game of Wang et al. 2020 (Score-CAM, section 4.3).
+        annotation; and (B,) bool, whether there is. ``outside`` is one minus the energy-based
+        pointing game of Wang et al., Score-CAM, CVPR workshops 2020.
 
     Raises:
         ValueError: A shape is wrong, or the annotation is negative or not finite.
@@ -84,7 +84,7 @@ def attention_supervision_loss(
         loss = (mean * (1 - target)).sum(1)
     else:
         target = target / target.sum(1, keepdim=True).clamp(min=_TINY)
-        loss = (torch.xlogy(target, target) - target * mean.clamp(min=_TINY).log()).sum(1)
+        loss = (torch.xlogy(target, target) - target * mean.log()).sum(1)
     return torch.where(annotated, loss, 0.0), annotated
 
 
