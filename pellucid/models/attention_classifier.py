@@ -16,7 +16,8 @@ Where this differs from the papers:
   moving average of it and no entropy bonus (``entropy_weight`` below 0 gives one).
 """
 
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from einops import rearrange, reduce
@@ -29,21 +30,9 @@ from pellucid.models.base import Stage
 from pellucid.models.classifier import Classifier, Relevant
 from pellucid.models.explanation import Explanation
 from pellucid.models.fine_tuning import Schedule, check_at_least
-from pellucid.models.layers.hard_attention import (
-    Estimator,
-    Glimpses,
-    HardAttention,
-    score_function_loss,
-)
-from pellucid.models.layers.soft_attention import (
-    Score,
-    SoftAttention,
-    attend,
-    attention_entropy,
-    over_grid,
-)
-
-Attention = Literal["soft", "hard", "cam", "none"]
+from pellucid.models.layers.attention_pooling import Attention, AttentionPooling, Pooled
+from pellucid.models.layers.hard_attention import Estimator, score_function_loss
+from pellucid.models.layers.soft_attention import Score, attend, attention_entropy, over_grid
 
 
 class Seen(NamedTuple):
@@ -51,14 +40,9 @@ class Seen(NamedTuple):
 
     features: Tensor
     """(B, C, h, w), the backbone's."""
-    weights: Tensor
-    """(B, heads, h, w), sum 1: how much of each position was pooled."""
-    pooled: Tensor
-    """(B, heads, C)."""
+    pooled: Pooled
     scores: Tensor
     """(B, K) logits."""
-    glimpses: Glimpses | None
-    """Of hard attention."""
 
 
 class AttentionClassifier(Classifier):
@@ -134,7 +118,7 @@ class AttentionClassifier(Classifier):
         cache_frozen: bool = True,
         node: str | None = None,
     ) -> None:
-        _check_attention(attention, heads, entropy_weight, attention_weight)
+        _check_weights(attention, entropy_weight, attention_weight)
         check_at_least(0, policy_weight=policy_weight)
         super().__init__(
             num_classes,
@@ -158,15 +142,8 @@ class AttentionClassifier(Classifier):
         self.attention, self.heads = attention, heads
         self.entropy_weight, self.policy_weight = entropy_weight, policy_weight
         channels = self.backbone.channels
-        self.soft = (
-            SoftAttention(channels, score, heads, temperature=temperature)
-            if attention == "soft"
-            else None
-        )
-        self.hard = (
-            HardAttention(channels, glimpses, estimator, score, temperature=temperature)
-            if attention == "hard"
-            else None
+        self.pooling = AttentionPooling(
+            channels, attention, score, heads, temperature, glimpses, estimator
         )
         self.classifier = nn.Linear(heads * channels, num_classes)
         units = {"soft": heads, "hard": glimpses, "cam": num_classes}
@@ -180,21 +157,9 @@ class AttentionClassifier(Classifier):
 
     def look(self, features: Tensor) -> Seen:
         """Attend to features (B, C, h, w), pool and classify them."""
-        glimpses = None
-        if self.soft is not None:
-            weights = self.soft(features)
-        elif self.hard is not None:
-            glimpses = self.hard(features)
-            weights = glimpses.attention
-        else:
-            positions = features.shape[-2] * features.shape[-1]
-            weights = torch.full_like(features[:, :1], 1 / positions)
-        if self.soft is None and self.hard is None:
-            pooled = reduce(features, "b c h w -> b 1 c", "mean")
-        else:
-            pooled = attend(features, weights)
-        scores = self.classifier(rearrange(pooled, "b n c -> b (n c)"))
-        return Seen(features, weights, pooled, scores, glimpses)
+        pooled = self.pooling(features)
+        scores = self.classifier(rearrange(pooled.vectors, "b n c -> b (n c)"))
+        return Seen(features, pooled, scores)
 
     def forward(self, image: Tensor) -> Tensor:
         """Class scores (B, num_classes), logits, of images (B, 3, H, W)."""
@@ -210,12 +175,12 @@ class AttentionClassifier(Classifier):
             batch, seen.scores, lambda: self._supervised(seen, batch["label"]), stage
         )
         loss = loss + outputs["classification_loss"]
-        if self.soft is not None or seen.glimpses is not None:
-            policy = seen.weights if seen.glimpses is None else seen.glimpses.policy
-            losses["attention_entropy"] = attention_entropy(policy).mean()
+        if self.attention in ("soft", "hard"):
+            losses["attention_entropy"] = attention_entropy(seen.pooled.policy).mean()
             loss = loss + self.entropy_weight * losses["attention_entropy"]
-        if seen.glimpses is not None and seen.glimpses.log_probability is not None:
-            found = self._policy_losses(seen.features, seen.glimpses.log_probability, costs)
+        glimpses = seen.pooled.glimpses
+        if glimpses is not None and glimpses.log_probability is not None:
+            found = self._policy_losses(seen.features, glimpses.log_probability, costs)
             loss = loss + self.policy_weight * (found["policy_loss"] + found["baseline_loss"])
             losses |= found
         if stage != "train":
@@ -226,20 +191,19 @@ class AttentionClassifier(Classifier):
 
     def _supervised(self, seen: Seen, label: Tensor) -> Tensor:
         """(B, heads, h, w) the attention that is held against the annotation."""
-        if seen.glimpses is not None:
-            return seen.glimpses.policy
         if self.attention == "cam":
             of_label = self._class_maps(seen.features)[torch.arange(len(label)), label]
             return over_grid(rearrange(of_label, "b h w -> b 1 h w"))
-        return seen.weights
+        return seen.pooled.policy
 
     def _policy_losses(
         self, features: Tensor, log_probability: Tensor, costs: Tensor
     ) -> dict[str, Tensor]:
         """What teaches hard attention where to look, and its baseline what to expect."""
-        assert self.hard is not None
+        hard = self.pooling.hard
+        assert hard is not None  # Nothing else has chances.
         costs = costs.detach().float()
-        expected = self.hard.expected_cost(features).float()
+        expected = hard.expected_cost(features).float()
         return {
             "policy_loss": score_function_loss(log_probability, costs, expected),
             "baseline_loss": nn.functional.mse_loss(expected, costs),
@@ -263,9 +227,9 @@ class AttentionClassifier(Classifier):
             own = nn.functional.one_hot(target, self.num_classes)
             return maps, reduce(maps, "b k h w -> b k", "mean") * own, bias
         row = rearrange(self.classifier.weight[target], "b (n c) -> b n c", n=self.heads)
-        if seen.glimpses is None:
-            return seen.weights, (row * seen.pooled).sum(2), bias
-        cells = seen.glimpses.cells
+        if (glimpses := seen.pooled.glimpses) is None:
+            return seen.pooled.weights, (row * seen.pooled.vectors).sum(2), bias
+        cells = glimpses.cells
         height, width = seen.features.shape[-2:]
         maps = nn.functional.one_hot(cells, height * width).to(seen.features.dtype)
         maps = rearrange(maps, "b g (h w) -> b g h w", h=height)
@@ -275,7 +239,7 @@ class AttentionClassifier(Classifier):
         """(B, h, w) logits that each position adds to the target's score, without the bias."""
         row = rearrange(self.classifier.weight[target], "b (n c) -> b n c", n=self.heads)
         voices = torch.einsum("b n c, b c h w -> b n h w", row, seen.features)
-        return reduce(voices * seen.weights, "b n h w -> b h w", "sum")
+        return reduce(voices * seen.pooled.weights, "b n h w -> b h w", "sum")
 
     @torch.no_grad()
     def explain(self, batch: Batch, target: Tensor | None = None) -> Explanation:
@@ -306,7 +270,7 @@ class AttentionClassifier(Classifier):
             heat=self._evidence(seen, target),
         )
 
-    def lacks(self) -> dict[str, str]:
+    def lacks(self) -> Mapping[str, str]:
         """See :meth:`InterpretableModel.lacks`."""
         if self.attention != "cam":
             return {}
@@ -314,16 +278,8 @@ class AttentionClassifier(Classifier):
         return {"part_interpretability": what}
 
 
-def _check_attention(
-    attention: str, heads: int, entropy_weight: float, attention_weight: float
-) -> None:
-    """Check that nothing is asked for that a kind of attention has not."""
-    if attention not in get_args(Attention):
-        allowed = ", ".join(get_args(Attention))
-        raise ValueError(f"attention must be one of {allowed}, got {attention!r}")
-    if heads != 1 and attention != "soft":
-        more = "; more glimpses see more" if attention == "hard" else ""
-        raise ValueError(f"heads must be 1 for attention {attention!r}, got {heads}{more}")
+def _check_weights(attention: str, entropy_weight: float, attention_weight: float) -> None:
+    """Check that no loss is asked for that a kind of attention has not."""
     if entropy_weight and attention not in ("soft", "hard"):
         raise ValueError(
             f"entropy_weight must be 0 for attention {attention!r}, which has no distribution to "

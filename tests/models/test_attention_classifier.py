@@ -104,10 +104,10 @@ def test_hard_attention_sees_nothing_beyond_its_glimpses() -> None:
     model = small(attention="hard", glimpses=3).eval()
     features = torch.rand(2, model.backbone.channels, 8, 8)
     seen = model.look(features)
-    assert ((seen.weights > 0).flatten(1).sum(1) == 3).all()
-    assert model.hard is not None
-    model.hard.forward = lambda _: seen.glimpses  # type: ignore[method-assign, return-value, assignment]
-    blind = features * (seen.weights > 0)
+    assert ((seen.pooled.weights > 0).flatten(1).sum(1) == 3).all()
+    assert model.pooling.hard is not None
+    model.pooling.hard.forward = lambda _: seen.pooled.glimpses  # type: ignore[method-assign, return-value, assignment]
+    blind = features * (seen.pooled.weights > 0)
     torch.testing.assert_close(model.look(blind).scores, seen.scores)
 
 
@@ -124,10 +124,10 @@ def test_class_maps_are_the_classifier() -> None:
 
 def test_uniform_attention_is_average_pooling() -> None:
     model, twin = small().eval(), small(attention="none").eval()
-    assert model.soft is not None
+    assert model.pooling.soft is not None
     with torch.no_grad():
-        model.soft.direction.zero_()
-    shared = {k: v for k, v in model.state_dict().items() if not k.startswith("soft")}
+        model.pooling.soft.direction.zero_()
+    shared = {k: v for k, v in model.state_dict().items() if not k.startswith("pooling")}
     twin.load_state_dict(shared)
     image = batch_of()["image"]
     torch.testing.assert_close(model(image), twin(image))
@@ -285,7 +285,7 @@ def test_attention_is_drawn_to_its_masks() -> None:
         found["loss"].backward()
         optimizer.step()
         with torch.no_grad():
-            weights = model.look(model.backbone(batch["image"])).weights.mean(1)
+            weights = model.look(model.backbone(batch["image"])).pooled.weights.mean(1)
             cells = nn.functional.adaptive_avg_pool2d(batch["mask"].float(), (8, 8))
             inside.append(float((weights * cells).sum((1, 2)).mean()))
     assert inside[-1] > 2 * inside[0]
@@ -303,8 +303,8 @@ def test_evidence_is_found_by_blinding_positions() -> None:
     features = torch.rand(1, model.backbone.channels, 3, 3)
     seen = model.look(features)
     heat = model._evidence(seen, torch.tensor([1]))
-    assert model.soft is not None
-    model.soft.forward = lambda _: seen.weights  # type: ignore[method-assign, assignment]
+    assert model.pooling.soft is not None
+    model.pooling.soft.forward = lambda _: seen.pooled.weights  # type: ignore[method-assign, assignment]
     for row in range(3):
         blind = features.clone()
         blind[:, :, row, 2] = 0
