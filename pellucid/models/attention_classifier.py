@@ -192,7 +192,9 @@ class AttentionClassifier(Classifier):
     def _supervised(self, seen: Seen, label: Tensor) -> Tensor:
         """(B, heads, h, w) the attention that is held against the annotation."""
         if self.attention == "cam":
-            of_label = self._class_maps(seen.features)[torch.arange(len(label)), label]
+            of_label = self._class_maps(seen.features)[
+                torch.arange(len(label), device=label.device), label
+            ]
             return over_grid(rearrange(of_label, "b h w -> b 1 h w"))
         return seen.pooled.policy
 
