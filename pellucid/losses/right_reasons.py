@@ -4,8 +4,6 @@ Ross, Hughes and Doshi-Velez, "Right for the Right Reasons: Training Differentia
 Constraining their Explanations", IJCAI 2017 (arXiv 1703.03717).
 """
 
-from typing import cast
-
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
@@ -103,4 +101,4 @@ class RightReasonsLoss(nn.Module):
         # Squares of half-precision gradients would vanish or overflow.
         with torch.autocast(image.device.type, enabled=False):
             each = right_reasons_loss(log_probabilities, image, irrelevant)
-            return cast(Tensor, (gather_with_gradient(each) if self.gather else each).mean())
+            return (gather_with_gradient(each) if self.gather else each).mean()

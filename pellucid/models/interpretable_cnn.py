@@ -248,7 +248,8 @@ class InterpretableCNN(Classifier):
     def _firing(self, maps: Tensor) -> Tensor:
         """(B, 1, h, w) the share of all filters' activation at each position, after the masks."""
         total = reduce(self.added_template(maps).float(), "b u h w -> b 1 h w", "sum")
-        return total / reduce(total, "b 1 h w -> b 1 1 1", "sum").clamp(min=1e-8)
+        share: Tensor = total / reduce(total, "b 1 h w -> b 1 1 1", "sum").clamp(min=1e-8)
+        return share
 
     def _warmth(self) -> float:
         """Share of the filter losses' weight: none for half of the warm-up, then rising to one."""
