@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self, TypeVar
 
+from einops import rearrange
 from torch import Tensor
 
 
@@ -68,10 +69,49 @@ class Explanation:
     """(B, C, H, W) float in [0, 1], not normalised: what the model draws from ``codes``."""
     traversals: Traversals | None = None
     """What the model draws when one latent or code varies."""
+    heat: Tensor | None = None
+    """(B, h, w) the map that metrics are to judge, where it is not the one that
+    :func:`heat_of` makes of ``maps`` and ``contributions``."""
+
+    def heat_map(self) -> Tensor | None:
+        """The one map of each image that metrics judge, on the model's own grid.
+
+        It is ``heat`` where a model gives it, else what :func:`heat_of` makes of ``maps`` and
+        ``contributions``. Metrics judge the positive part of it.
+
+        Returns:
+            (B, h, w) float; None: the model explains by no map.
+        """
+        if self.heat is not None or self.maps is None:
+            return self.heat
+        return heat_of(self.maps, self.contributions)
 
     def to(self, device: str) -> Self:
         """The same explanation with its tensors on another device."""
         return _moved(self, device)
+
+
+def heat_of(maps: Tensor, contributions: Tensor | None = None) -> Tensor:
+    """One map of each image: what speaks for the target, where it does so.
+
+    What each unit adds to the target's score is spread over its map,
+    ``sum_u max(c_u, 0) * map_u / sum(map_u)``; of signed maps the positive part counts. A unit that
+    speaks against the target, or whose map has no positive value, adds nothing; a map of zeros says
+    that nothing speaks for the target. Without contributions it is the mean of the units' maps.
+
+    Args:
+        maps: (B, U, h, w) float.
+        contributions: (B, U) float; None: not known.
+
+    Returns:
+        (B, h, w) float32, at least 0.
+    """
+    positive = maps.float().clamp(min=0)
+    if contributions is None:
+        return positive.mean(1)
+    whole = positive.sum((2, 3))
+    share = contributions.float().clamp(min=0) / whole.masked_fill(whole == 0, 1.0)
+    return (rearrange(share, "b u -> b u 1 1") * positive).sum(1)
 
 
 Moved = TypeVar("Moved", bound="Explanation | Traversals")

@@ -30,24 +30,24 @@ Where this differs from the paper:
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import cast
 
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from pellucid.batch import Batch
+from pellucid.losses.attention_supervision import Divergence
 from pellucid.losses.filter_loss import Assignment, FilterLoss
 from pellucid.metrics.location_instability import peak_positions
 from pellucid.models.base import Stage
+from pellucid.models.classifier import Classifier, Head, Relevant
 from pellucid.models.explanation import Explanation
-from pellucid.models.fine_tuning import FineTunedModel, Schedule, check_at_least
+from pellucid.models.fine_tuning import Schedule, check_at_least
 from pellucid.models.layers.part_template import PartTemplate
 
 
-class InterpretableCNN(FineTunedModel):
+class InterpretableCNN(Classifier):
     """A backbone whose top convolution, and one more on top of it, are made interpretable.
 
     With ``templates=False`` and ``filter_loss_weight=0`` it is its own black-box twin.
@@ -95,14 +95,19 @@ class InterpretableCNN(FineTunedModel):
         cache_frozen: Whether to keep what frozen stages make of each image. Takes effect where the
             first stages stay frozen and the data module does not augment.
         node: Layer or block of the network that the backbone ends with, in place of ``stride``.
+        right_reasons_weight: Weight of :class:`pellucid.losses.right_reasons.RightReasonsLoss` in
+            training; 0: none.
+        attention_weight: Weight of the distance of the filters' summed activation from the
+            annotation, as :class:`pellucid.losses.attention_supervision.AttentionSupervisionLoss`
+            has it; 0: none.
+        relevant: What is annotated: ``object`` (``mask``), ``parts`` (all of ``part_masks``), or
+            ``attention`` (human attention maps). Images whose annotation is empty are left out.
+        attention_divergence: ``kl``: fire on all that is relevant; ``outside``: on nothing else.
 
     Raises:
         ValueError: An argument is outside its range.
         pellucid.models.backbones.WeightsError: Weights that do not exist or do not fit.
     """
-
-    requires = frozenset({"image", "label"})
-    monitor = "val/classification_loss"
 
     def __init__(
         self,
@@ -111,7 +116,7 @@ class InterpretableCNN(FineTunedModel):
         weights: str = "none",
         stride: int | None = None,
         num_units: int = 128,
-        head: Literal["sigmoid", "softmax", "logistic"] = "softmax",
+        head: Head = "softmax",
         templates: bool = True,
         top_template: bool = True,
         filter_loss_weight: float = 1.0,
@@ -131,11 +136,14 @@ class InterpretableCNN(FineTunedModel):
         cache_frozen: bool = True,
         node: str | None = None,
         balanced_categories: bool = False,
+        right_reasons_weight: float = 0.0,
+        attention_weight: float = 0.0,
+        relevant: Relevant = "object",
+        attention_divergence: Divergence = "kl",
     ) -> None:
         top_weight = (
             filter_loss_weight if top_filter_loss_weight is None else top_filter_loss_weight
         )
-        check_at_least(2, num_classes=num_classes)
         check_at_least(1, num_units=num_units)
         check_at_least(
             0,
@@ -145,22 +153,21 @@ class InterpretableCNN(FineTunedModel):
         )
         if not 0 <= feature_dropout < 1:
             raise ValueError(f"feature_dropout must be in [0, 1), got {feature_dropout}")
-        if head not in ("sigmoid", "softmax", "logistic"):
-            raise ValueError(f"head must be sigmoid, softmax or logistic, got {head!r}")
-        if head == "sigmoid" and num_classes != 2:
-            raise ValueError(
-                f"head 'sigmoid' is for one category and its negatives, got num_classes "
-                f"{num_classes}; use 'softmax' or 'logistic'"
-            )
         if balanced_categories and (head == "sigmoid" or assignment != "category"):
             raise ValueError(
                 f"balanced_categories needs several categories and assignment 'category', got head "
                 f"{head!r} and assignment {assignment!r}; set it to false"
             )
         super().__init__(
+            num_classes,
             backbone,
             weights,
             stride,
+            head=head,
+            right_reasons_weight=right_reasons_weight,
+            attention_weight=attention_weight,
+            relevant=relevant,
+            attention_divergence=attention_divergence,
             node=node,
             trainable_stages=trainable_stages,
             unfreeze_epoch=unfreeze_epoch,
@@ -171,7 +178,7 @@ class InterpretableCNN(FineTunedModel):
             cache_frozen=cache_frozen,
         )
         self.save_hyperparameters()
-        self.num_classes, self.num_units, self.head = num_classes, num_units, head
+        self.num_units = num_units
         self.filter_loss_warmup = filter_loss_warmup
         self.filter_loss_weight, self.top_filter_loss_weight = filter_loss_weight, top_weight
         channels = self.backbone.channels
@@ -218,11 +225,13 @@ class InterpretableCNN(FineTunedModel):
 
     def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """See :meth:`InterpretableModel.step`."""
-        label = batch["label"]
+        batch, label = self.watched(batch, stage), batch["label"]
         top = self.features(batch, stage)
         added = self.added(self.dropout(self.top_template(top)))
         scores = self.scores(added)
-        loss = classification = self._classification_loss(scores, label)
+        classification = self.classification_losses(scores, label).mean()
+        loss, supervision = self.supervise(batch, scores, lambda: self._firing(added), stage)
+        loss = loss + classification
         outputs = {"classification_loss": classification, "scores": scores, "maps": added}
         if stage in ("test", "all"):
             outputs["contributions"] = self._contributions(added, self._predicted(scores))[0]
@@ -234,7 +243,12 @@ class InterpretableCNN(FineTunedModel):
             if weight > 0:
                 outputs[name] = getattr(self, name)(maps, label)
                 loss = loss + share * weight * outputs[name]
-        return {"loss": loss, **outputs}
+        return {"loss": loss, **outputs, **supervision}
+
+    def _firing(self, maps: Tensor) -> Tensor:
+        """(B, 1, h, w) the share of all filters' activation at each position, after the masks."""
+        total = reduce(self.added_template(maps).float(), "b u h w -> b 1 h w", "sum")
+        return total / reduce(total, "b 1 h w -> b 1 1 1", "sum").clamp(min=1e-8)
 
     def _warmth(self) -> float:
         """Share of the filter losses' weight: none for half of the warm-up, then rising to one."""
@@ -242,23 +256,6 @@ class InterpretableCNN(FineTunedModel):
             return 1.0
         steps = self.filter_loss_warmup * int(self.trainer.num_training_batches)
         return min(1.0, max(0.0, 2 * self.global_step / steps - 1))
-
-    def _classification_loss(self, scores: Tensor, label: Tensor) -> Tensor:
-        if self.head == "logistic":
-            wanted = nn.functional.one_hot(label, self.num_classes).to(scores.dtype)
-            return nn.functional.binary_cross_entropy_with_logits(scores, wanted)
-        # With class 0 at a score of 0 this is the sigmoid cross-entropy of class 1.
-        return nn.functional.cross_entropy(scores, label)
-
-    def make_metrics(self, data: Any, stage: Stage) -> Mapping[str, Metric]:
-        """See :meth:`InterpretableModel.make_metrics`."""
-        return {"accuracy": MulticlassAccuracy(self.num_classes, average="micro")}
-
-    def update_metrics(
-        self, metrics: Mapping[str, Metric], outputs: dict[str, Tensor], batch: Batch
-    ) -> None:
-        """See :meth:`InterpretableModel.update_metrics`."""
-        metrics["accuracy"].update(outputs["scores"], batch["label"])
 
     def lacks(self) -> Mapping[str, str]:
         """See :meth:`InterpretableModel.lacks`."""
