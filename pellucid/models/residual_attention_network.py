@@ -12,7 +12,7 @@ Where this differs from the paper, or says what the paper leaves open:
   which the paper does not say: Attention-92 then has 1.8e6 parameters (the paper's: 1.9e6).
 - The learning rate drops after shares of the training (0.4 and 0.6: 64,000 and 96,000 of the
   paper's 160,000 steps on CIFAR), so that shorter runs drop it too.
-- Images are as the data module makes them: the paper also pads, crops and mirrors them.
+- Images are as the data module makes them; the paper pads, crops and mirrors them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -182,17 +182,17 @@ class ResidualAttentionNetwork(InterpretableModel):
         """
         means = [reduce(mask.float(), "b c h w -> b 1 h w", "mean") for mask in masks]
         size = max((mean.shape[-2:] for mean in means), key=lambda size: size.numel())
-        means = [
-            nn.functional.interpolate(mean, size, mode="bilinear", align_corners=False)
-            for mean in means
-        ]
-        return rearrange(means, "u b 1 h w -> b u h w")
+        enlarged = [nn.functional.interpolate(mean, size, mode="bilinear") for mean in means]
+        return rearrange(enlarged, "u b 1 h w -> b u h w")
 
     def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """See :meth:`InterpretableModel.step`."""
         scores, masks = self.attend(batch["image"])
         outputs = {"loss": nn.functional.cross_entropy(scores, batch["label"]), "scores": scores}
-        return outputs if stage == "train" else outputs | {"maps": self.maps(masks)}
+        if stage == "train":
+            return outputs
+        maps = self.maps(masks)
+        return outputs | {"maps": maps, "heat": maps[:, -1]}
 
     def make_metrics(self, data: Any, stage: Stage) -> Mapping[str, Metric]:
         """See :meth:`InterpretableModel.make_metrics`."""
@@ -232,8 +232,8 @@ class ResidualAttentionNetwork(InterpretableModel):
         """Where each attention module looks: its mask, which does not depend on the target.
 
         Maps are the masks' means over channels, enlarged to the grid of the first, in [0, 1];
-        in [-1, 1] and signed with ``mask_activation="channel"``. The last is that of the deepest
-        module, which sees most of the image and stands closest to the scores.
+        in [-1, 1] and signed with ``mask_activation="channel"``. ``heat`` is the last one, of the
+        module that sees most of the image and stands closest to the scores.
         """
         scores, masks = self.attend(batch["image"])
         maps = self.maps(masks)
@@ -247,6 +247,7 @@ class ResidualAttentionNetwork(InterpretableModel):
             map_range=(-1.0, 1.0) if signed else (0.0, 1.0),
             positions=peak_positions(maps, (height, width), self.unit_grid)[1],
             unit_names=self.unit_names,
+            heat=maps[:, -1],
         )
 
 

@@ -12,31 +12,33 @@ Where this differs from the papers:
 - The classifier on the class token is drawn at random, not zero at the beginning.
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from contextlib import nullcontext
+from typing import Any, Literal, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pellucid.batch import Batch
+from pellucid.losses.attention_supervision import Divergence
 from pellucid.metrics.location_instability import peak_positions
 from pellucid.models.backbones import TransformerBackbone
 from pellucid.models.base import Stage
+from pellucid.models.classifier import Classifier, Relevant
 from pellucid.models.explanation import Explanation
-from pellucid.models.fine_tuning import FineTunedModel, Schedule, check_at_least
+from pellucid.models.fine_tuning import Schedule
 from pellucid.models.layers.attention_rollout import attention_rollout
 
 MapKind = Literal["rollout", "class_token"]
 
 
-class ViTAttention(FineTunedModel):
+class ViTAttention(Classifier):
     """A vision transformer with a linear classifier on its class token.
 
     Attention weights are computed only where maps are asked for: in validation, tests and
-    explanations. Training runs the fused attention that never holds them.
+    explanations, and in training where they are supervised. Training runs the fused attention
+    otherwise, which never holds them.
 
     Args:
         num_classes: Number of categories.
@@ -53,6 +55,11 @@ class ViTAttention(FineTunedModel):
         num_layers: Number of blocks.
         num_heads: Attention heads of each block; ``width`` is a multiple of them.
         width: Components of a token.
+        right_reasons_weight: Weight of the squared input gradients off the annotation, as for the
+            next three see :class:`pellucid.models.classifier.Classifier`.
+        attention_weight: Weight of the distance of the maps from the annotation.
+        relevant: What is annotated: ``object``, ``parts`` or ``attention``.
+        attention_divergence: ``kl`` or ``outside``.
         trainable_stages: How many of the last blocks are trained; None: all, and the embedding of
             patches; 0: none, the classifier alone.
         unfreeze_epoch: Epoch from which the whole backbone is trained; None: never.
@@ -68,7 +75,6 @@ class ViTAttention(FineTunedModel):
         pellucid.models.backbones.WeightsError: Weights that do not exist or do not fit.
     """
 
-    requires = frozenset({"image", "label"})
     backbone: TransformerBackbone
 
     def __init__(
@@ -82,6 +88,10 @@ class ViTAttention(FineTunedModel):
         num_layers: int | None = None,
         num_heads: int | None = None,
         width: int | None = None,
+        right_reasons_weight: float = 0.0,
+        attention_weight: float = 0.0,
+        relevant: Relevant = "object",
+        attention_divergence: Divergence = "kl",
         trainable_stages: int | None = None,
         unfreeze_epoch: int | None = None,
         lr: float = 1e-3,
@@ -90,13 +100,17 @@ class ViTAttention(FineTunedModel):
         schedule: Schedule = "one_cycle",
         cache_frozen: bool = True,
     ) -> None:
-        check_at_least(2, num_classes=num_classes)
         if explanation not in ("rollout", "class_token"):
             raise ValueError(f"explanation must be rollout or class_token, got {explanation!r}")
         super().__init__(
+            num_classes,
             TransformerBackbone(
                 backbone, weights, image_size, patch_size, num_layers, num_heads, width
             ),
+            right_reasons_weight=right_reasons_weight,
+            attention_weight=attention_weight,
+            relevant=relevant,
+            attention_divergence=attention_divergence,
             trainable_stages=trainable_stages,
             unfreeze_epoch=unfreeze_epoch,
             lr=lr,
@@ -106,7 +120,7 @@ class ViTAttention(FineTunedModel):
             cache_frozen=cache_frozen,
         )
         self.save_hyperparameters()
-        self.num_classes, self.explanation = num_classes, explanation
+        self.explanation = explanation
         heads = range(self.backbone.num_heads)
         rolled = explanation == "rollout"
         self.unit_names = ("roll-out",) if rolled else tuple(f"head {i + 1}" for i in heads)
@@ -143,24 +157,25 @@ class ViTAttention(FineTunedModel):
 
     def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """See :meth:`InterpretableModel.step`."""
-        outputs = {}
-        if stage == "train":
-            scores = self.scores(self.features(batch, stage))
-        else:
-            # Cached features of frozen blocks would pass by the attention in them.
-            scores, outputs["maps"] = self.attend(batch["image"])
-        loss = nn.functional.cross_entropy(scores, batch["label"])
-        return {"loss": loss, "scores": scores, **outputs}
+        batch = self.watched(batch, stage)
+        # Gradients of gradients, which right reasons need, are not there for fused attention.
+        twice = stage == "train" and self.right_reasons_weight > 0
+        with sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
+            if stage == "train" and not self.attention_weight:
+                maps, scores = None, self.scores(self.features(batch, stage))
+            else:
+                # Cached features of frozen blocks would pass by the attention in them.
+                scores, maps = self.attend(batch["image"])
+        cost = self.classification_losses(scores, batch["label"]).mean()
+        loss, losses = self.supervise(batch, scores, lambda: cast(Tensor, maps), stage)
+        outputs = {"loss": cost + loss, "classification_loss": cost, "scores": scores, **losses}
+        return outputs if maps is None or stage == "train" else {**outputs, "maps": maps}
 
-    def make_metrics(self, data: Any, stage: Stage) -> Mapping[str, Metric]:
-        """See :meth:`InterpretableModel.make_metrics`."""
-        return {"accuracy": MulticlassAccuracy(self.num_classes, average="micro")}
-
-    def update_metrics(
-        self, metrics: Mapping[str, Metric], outputs: dict[str, Tensor], batch: Batch
-    ) -> None:
-        """See :meth:`InterpretableModel.update_metrics`."""
-        metrics["accuracy"].update(outputs["scores"], batch["label"])
+    def _cacheable(self, stage: Stage) -> Any:
+        """None in training where attention is supervised: it is made in the frozen blocks."""
+        if stage == "train" and self.attention_weight:
+            return None
+        return super()._cacheable(stage)
 
     @torch.no_grad()
     def explain(self, batch: Batch, target: Tensor | None = None) -> Explanation:

@@ -168,6 +168,7 @@ def test_an_explanation_has_the_mean_mask_of_each_module():
     torch.testing.assert_close(explanation.maps[:, 0], masks[0].mean(1))
     large = nn.functional.interpolate(masks[2].mean(1, keepdim=True), (16, 16), mode="bilinear")
     torch.testing.assert_close(explanation.maps[:, 2:], large)
+    torch.testing.assert_close(explanation.heat_map(), large[:, 0])
     assert explanation.positions.shape == (2, 3, 2)
     assert explanation.contributions is None
     chosen = torch.tensor([2, 0])

@@ -179,6 +179,28 @@ def test_recording_ends_with_an_error_too():
     assert seen == [False] * 4
 
 
+@pytest.mark.parametrize("option", ["attention_weight", "right_reasons_weight"])
+@pytest.mark.parametrize("trainable", [None, 1])
+def test_supervision_teaches_where_to_look(option, trainable):
+    """All else being equal, the annotation changes the gradients; and all of them are finite."""
+    gradients = []
+    for half in (slice(0, 16), slice(16, 32)):
+        options = {option: 1.0, "trainable_stages": trainable, "explanation": "class_token"}
+        model = tiny(**options).train()
+        assert "mask" in model.requires
+        mask = torch.zeros(2, SIZE, SIZE, dtype=torch.bool)
+        mask[:, half] = True
+        image = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+        outputs = model.step({"image": image, "label": torch.tensor([0, 2]), "mask": mask}, "train")
+        name = option.replace("weight", "loss")
+        total = outputs["classification_loss"] + outputs[name]
+        torch.testing.assert_close(outputs["loss"], total)
+        outputs["loss"].backward()
+        gradients.append(model.backbone.stages[-1][0].self_attention.in_proj_weight.grad)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert not torch.allclose(*gradients)
+
+
 def test_maps_can_be_supervised():
     model = tiny(explanation="class_token")
     _, maps = model.attend(torch.randn(2, 3, SIZE, SIZE))
