@@ -158,11 +158,12 @@ class ViTAttention(Classifier):
     def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """See :meth:`InterpretableModel.step`."""
         batch = self.watched(batch, stage)
+        maps: Tensor | None = None
         # Gradients of gradients, which right reasons need, are not there for fused attention.
         twice = stage == "train" and self.right_reasons_weight > 0
         with sdpa_kernel(SDPBackend.MATH) if twice else nullcontext():
             if stage == "train" and not self.attention_weight:
-                maps, scores = None, self.scores(self.features(batch, stage))
+                scores = self.scores(self.features(batch, stage))
             else:
                 # Cached features of frozen blocks would pass by the attention in them.
                 scores, maps = self.attend(batch["image"])

@@ -257,7 +257,7 @@ def test_checkpoints_as_weights(tmp_path):
     again = ViTAttention(5, "vit_tiny", path, image_size=SIZE)
     for ours, theirs in zip(model.backbone.parameters(), again.backbone.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
-    assert again.normalisation == pytest.approx((data.mean, data.std))
+    assert again.normalisation == (tuple(data.mean), tuple(data.std))
     # The checkpoint alone rebuilds its model, without a file of weights.
     loaded = ViTAttention.load_from_checkpoint(path, weights_only=True)
     image = torch.ones(1, 3, SIZE, SIZE)
@@ -304,14 +304,14 @@ def test_cached_tokens_train_alike():
         runs = [0]
 
         def count(layer, inputs, output, runs=runs):
-            runs[0] += layer.training or len(output)
+            runs[0] += len(output)
 
         model.backbone.stages[0].register_forward_hook(count)
         quiet_trainer(max_epochs=2).fit(model, datamodule=data)
         models.append((model, runs[0]))
     (plain, often), (cached, once) = models
-    # Validation looks at the attention in frozen blocks, and runs them.
-    assert (often, once) == (2 * 16 + 2 * 8, 16 + 2 * 8)
+    # The second epoch's; validation looks at the attention in frozen blocks, and runs them.
+    assert often - once == 16
     for ours, theirs in zip(plain.parameters(), cached.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
