@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from pellucid.batch import Batch
 from pellucid.losses.attention_supervision import AttentionSupervisionLoss, Divergence
 from pellucid.losses.right_reasons import RightReasonsLoss
+from pellucid.models.backbones import Backbone
 from pellucid.models.base import Stage
 from pellucid.models.fine_tuning import FineTunedModel, Schedule, check_at_least
 
@@ -31,7 +32,8 @@ class Classifier(FineTunedModel):
 
     Args:
         num_classes: Number of categories; one category and its negatives count as two.
-        backbone: Name of a network, see :class:`pellucid.models.backbones.Backbone`.
+        backbone: Name of a network, see :class:`pellucid.models.backbones.Backbone`; or one that
+            the subclass has built from plain arguments of its own.
         weights: ``none``, the name of published weights, or a file.
         stride: Pixels per position of the feature map; None: the backbone's default.
         head: ``sigmoid``: one category against the rest (class 1 against class 0, whose score is
@@ -63,7 +65,7 @@ class Classifier(FineTunedModel):
     def __init__(
         self,
         num_classes: int,
-        backbone: str,
+        backbone: str | Backbone,
         weights: str = "none",
         stride: int | None = None,
         *,

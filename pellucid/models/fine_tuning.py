@@ -23,7 +23,8 @@ class FineTunedModel(InterpretableModel):
 
     Args:
         backbone: Name of a network of torchvision, of timm (``timm/NAME``), or ``small``, see
-            :class:`pellucid.models.backbones.Backbone`.
+            :class:`pellucid.models.backbones.Backbone`; or one that the subclass has built from
+            plain arguments of its own.
         weights: ``none``, the name of published weights, or a file.
         stride: Pixels per position of the feature map; None: the backbone's default.
         node: Name of the node after which the backbone is cut, in place of a stride.
@@ -44,7 +45,7 @@ class FineTunedModel(InterpretableModel):
 
     def __init__(
         self,
-        backbone: str,
+        backbone: str | Backbone,
         weights: str = "none",
         stride: int | None = None,
         *,
@@ -73,11 +74,14 @@ class FineTunedModel(InterpretableModel):
         self.backbone_lr_factor, self.weight_decay = backbone_lr_factor, weight_decay
         self.schedule = schedule
         self._now_frozen = 0
-        self.backbone = Backbone(backbone, weights, stride, node)
+        if not isinstance(backbone, Backbone):
+            backbone = Backbone(backbone, weights, stride, node)
+        self.backbone = backbone
         stages = len(self.backbone.stages)
         if trainable_stages is not None and trainable_stages > stages:
             raise ValueError(
-                f"trainable_stages must be at most {stages} for {backbone}, got {trainable_stages}"
+                f"trainable_stages must be at most {stages} for {self.backbone.name}, got "
+                f"{trainable_stages}"
             )
         self.frozen_stages = 0 if trainable_stages is None else stages - trainable_stages
         self._cache = FeatureCache() if cache_frozen else None

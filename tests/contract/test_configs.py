@@ -82,6 +82,9 @@ SMALL_DATA: dict[str, Callable[[Path], list[str]]] = {
 }
 """Options that make each data set small, after writing its files where it has any."""
 
+SMALL_MODEL = {"ViTAttention": ["--model.backbone=vit_tiny"]}
+"""Options that make a model small whose published sizes take long to build and to save."""
+
 
 def class_of(content: dict, section: str) -> str:
     return content[section]["class_path"].rsplit(".", 1)[-1]
@@ -104,6 +107,7 @@ def words_for(name: str, folder: Path) -> list[str]:
     words = ["--config", name, *SMALL_DATA[data](folder / "data"), "--data.batch_size=4"]
     if "weights" in content["model"].get("init_args", {}):
         words.append("--model.weights=none")
+    words += SMALL_MODEL.get(class_of(content, "model"), [])
     trainer = ["accelerator=cpu", "enable_progress_bar=false", "max_epochs=1"]
     trainer += ["limit_train_batches=2", "limit_val_batches=1"]
     return words + [f"--trainer.{option}" for option in trainer]

@@ -4,6 +4,7 @@ from pellucid.models.backbones.backbone import Backbone
 from pellucid.models.backbones.graph import CutError
 from pellucid.models.backbones.loading import Loaded
 from pellucid.models.backbones.specs import BACKBONES
+from pellucid.models.backbones.transformer import TRANSFORMERS, TransformerBackbone
 from pellucid.models.backbones.weights import (
     NORMALISATION,
     Normalisation,
@@ -16,10 +17,12 @@ from pellucid.models.backbones.weights import (
 __all__ = [
     "BACKBONES",
     "NORMALISATION",
+    "TRANSFORMERS",
     "Backbone",
     "CutError",
     "Loaded",
     "Normalisation",
+    "TransformerBackbone",
     "Weights",
     "WeightsError",
     "normalisation_of",

@@ -33,6 +33,7 @@ class Backbone(nn.Module):
             ends, as in torchvision's ``create_feature_extractor`` (``layer3.1``).
 
     Attributes:
+        name: Its name.
         stride: Pixels per position of the feature map.
         offset: Centre in pixels of the receptive field of the first position, along either axis:
             position ``j`` looks at ``offset + stride j``, pixel centres being whole numbers. None:
@@ -56,7 +57,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         source = find_network(name)
-        network = source.build()
+        self.name, network = name, source.build()
         for module in network.modules():
             # In-place activations would overwrite what templates, hooks and attribution read.
             if getattr(module, "inplace", False):
@@ -104,17 +105,25 @@ class Backbone(nn.Module):
         return channels
 
     def _load(self, source: Network, network: nn.Module, weights: str) -> None:
-        found = _find_weights(source, weights)
+        found = find_weights(source, weights)
         target = network.state_dict(keep_vars=True)
-        used = set(_names(target, self.stages).values())
+        used = set(names_in(target, self.stages).values())
         state = _as_in_network(found, source, network, weights)
         self.loaded = load(state, target, used, weights, source.name, found.others)
         self.normalisation = found.normalisation
         log.info("%s", self.loaded)
 
 
-def _find_weights(source: Network, weights: str) -> Weights:
-    """Published weights of a name, or those of a file."""
+def find_weights(source: Network, weights: str) -> Weights:
+    """Published weights of a name, or those of a file.
+
+    Args:
+        source: The network.
+        weights: Name, or path of a file.
+
+    Raises:
+        WeightsError: There is neither, or it cannot be fetched or read.
+    """
     published = source.published.get(weights)
     if published is not None:
         try:
@@ -134,8 +143,13 @@ def _find_weights(source: Network, weights: str) -> Weights:
     return Weights(found.state, record, found.origin, found.others)
 
 
-def _names(target: Mapping[str, Tensor], stages: nn.ModuleList) -> dict[str, str]:
-    """What a tensor of the stages is called in the whole network."""
+def names_in(target: Mapping[str, Tensor], stages: nn.ModuleList) -> dict[str, str]:
+    """What a tensor of the stages is called in the whole network.
+
+    Args:
+        target: Tensors of the whole network by name, ``state_dict(keep_vars=True)``.
+        stages: Some of its modules, in pieces.
+    """
     by_identity = {id(tensor): name for name, tensor in target.items()}
     own = nn.ModuleDict({"stages": stages}).state_dict(keep_vars=True)
     # Constants of a traced network are no part of its weights.
@@ -154,6 +168,6 @@ def _as_in_network(
             f"{source.name}; give that backbone, or other weights"
         )
     cut = source.cut(network, origin.stride, origin.node)
-    names = _names(network.state_dict(keep_vars=True), nn.ModuleList(cut.stages))
+    names = names_in(network.state_dict(keep_vars=True), nn.ModuleList(cut.stages))
     # What the cut does not have keeps its name, and is refused with it.
     return {names.get(name, name): tensor for name, tensor in found.state.items()}
