@@ -41,7 +41,7 @@ class Confounded(Protocol):
 
 
 def is_confounded(data: Any) -> bool:
-    """Whether backgrounds of a data module's images are tied to the class."""
+    """Whether backgrounds of a data module's training images are tied to the class."""
     return bool(getattr(data, "confound", 0.0) > 0)
 
 
@@ -119,7 +119,7 @@ def _first_look(
 
 def _batches(data: Confounded, images: int | None, device: Any, **options: Any) -> Iterator[Batch]:
     """The first test images, drawn as ``make_dataset`` is told to."""
-    dataset = data.make_dataset("test", **options)
+    dataset = data.make_dataset("test", **{"confound": data.confound, **options})
     length: int = len(dataset)  # type: ignore[arg-type]
     chosen = Subset(dataset, range(min(length, images or length)))
     loader: DataLoader[Batch] = DataLoader(chosen, data.batch_size, collate_fn=collate)

@@ -268,7 +268,8 @@ class Run:
         if is_confounded(data) and model.num_codes is None and hasattr(model, "num_classes"):
             # What the test itself has found stays.
             bias = evaluate_bias(model, cast(Any, data), tested, device)
-            figures |= {key: value for key, value in bias.items() if key != "test/accuracy"}
+            bias["confounded/accuracy"] = bias.pop("test/accuracy")
+            figures |= bias
         return figures
 
     def _write_report(self, model: InterpretableModel, data: ImageDataModule) -> None:

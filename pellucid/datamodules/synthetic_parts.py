@@ -1,7 +1,7 @@
 """Little creatures of known parts: the built-in data set, drawn on the fly, nothing to download."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ _BYTES_KEPT = 2**30
 
 _STREAMS: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
 
+ConfoundSplits = Literal["train", "all"]
+
 
 class SyntheticParts(ImageDataModule):
     """Creatures drawn from seven parts; head and tail shapes together make the class.
@@ -57,10 +59,11 @@ class SyntheticParts(ImageDataModule):
         val_size: Number of validation images.
         test_size: Number of test images.
         remove_parts: Parts that all figures are drawn without; all else stays as it is.
-        confound: Share in [0, 1] of images whose background gives the class away, in all splits: a
-            data set with a bias, as one might have collected it. ``make_dataset("test",
-            confound=0)`` has the same figures before random backgrounds, and
-            ``swap_background=True`` before others than their own.
+        confound: Share in [0, 1] of training images whose background gives the class away.
+            ``make_dataset("test", confound=0.9)`` has the test figures before such backgrounds,
+            and ``swap_background=True`` before others than their own.
+        confound_splits: ``train``: validation and test images have random backgrounds; ``all``:
+            all splits have that bias, as a data set that somebody collected would.
         batch_size: Images per batch and device.
         num_workers: Processes that load images; 0, which loads in the training process, is fast.
         seed: Seed of figures and shuffling, not negative.
@@ -86,6 +89,7 @@ class SyntheticParts(ImageDataModule):
         test_size: int = 1000,
         remove_parts: list[str] | None = None,
         confound: float = 0.0,
+        confound_splits: ConfoundSplits = "train",
         batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
@@ -103,7 +107,9 @@ class SyntheticParts(ImageDataModule):
                 raise ValueError(
                     f"{name} must be from {least} to {most}, got {value}: choose one of these"
                 )
-        self.confound = _check_confound(confound)
+        if confound_splits not in get_args(ConfoundSplits):
+            raise ValueError(f"confound_splits must be train or all, got {confound_splits!r}")
+        self.confound, self.confound_splits = _check_confound(confound), confound_splits
         self.remove_parts = check_parts(remove_parts or ())
         self.sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
         self._members = class_members(num_classes)
@@ -149,8 +155,8 @@ class SyntheticParts(ImageDataModule):
         Args:
             split: Which images.
             remove_parts: Parts to leave out; None: those of the constructor.
-            confound: Share in [0, 1] of images whose background gives the class away; None: that of
-                the constructor.
+            confound: Share in [0, 1] of images whose background gives the class away; None: as the
+                constructor was told.
             swap_background: Whether each figure has the background of another class than it would
                 have; all else stays as it is. Which one depends on its position in the split alone.
 
@@ -208,7 +214,10 @@ class SyntheticParts(ImageDataModule):
         for name in self.sizes if split == "all" else (split,):
             stop = start + self.sizes[name]
             rows.append(np.flatnonzero((chosen >= start) & (chosen < stop)))
-            tied = self.confound if confound is None else _check_confound(confound)
+            biased = name == "train" or self.confound_splits == "all"
+            tied = self.confound if biased else 0.0
+            if confound is not None:
+                tied = _check_confound(confound)
             places = chosen[rows[-1]] - start
             figures, found = draw_specs(self.seed, _STREAMS[name], places, self._members, tied)
             if swap_background:

@@ -10,6 +10,7 @@ from pellucid.report.scores import SCORES, best_of, compared, reached
 
 _STAGES = {
     "test": "Test split",
+    "confounded": "Test split, backgrounds as in training",
     "deconfounded": "Test split, random backgrounds",
     "bias": "What the model relies on",
     "all": "All images",

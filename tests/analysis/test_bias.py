@@ -51,7 +51,7 @@ class Data:
 
     def make_dataset(self, split, *, remove_parts=None, confound=None, swap_background=False):
         assert split == "test"
-        return Scenes(remove_parts or (), confound is None, swap_background)
+        return Scenes(remove_parts or (), confound != 0.0, swap_background)
 
 
 class Reader(torch.nn.Module):

@@ -349,15 +349,28 @@ def test_nothing_but_head_and_tail_tells_the_class():
         assert dependent == (name in ("head_shape", "tail_shape")), name
 
 
-def test_confound_ties_the_scene_to_the_class_in_all_splits():
+def test_confound_ties_the_scene_to_the_class_in_training_only():
     data = small(confound=1.0, train_size=400, test_size=400)
+    train, labels = data.specs("train")
+    assert np.array_equal(train.factor("scene"), labels)
+    for split in ("val", "test"):
+        tied, free = data.specs(split)[0], small(test_size=400).specs(split)[0]
+        assert np.array_equal(tied.factors, free.factors)
+    specs, labels = data.specs("all")
+    assert np.array_equal(specs.factor("scene")[:400], labels[:400])
+    assert np.mean(specs.factor("scene")[400:] == labels[400:]) < 0.35
+
+
+def test_confound_ties_the_scene_to_the_class_in_all_splits_on_request():
+    data = small(confound=1.0, confound_splits="all", train_size=400, test_size=400)
     for split in ("train", "val", "test", "all"):
         specs, labels = data.specs(split)
         assert np.array_equal(specs.factor("scene"), labels)
 
 
 def test_the_deconfounded_split_is_that_of_data_without_confounding():
-    tied, free = small(confound=1.0, test_size=400), small(test_size=400)
+    tied = small(confound=1.0, confound_splits="all", test_size=400)
+    free = small(test_size=400)
     specs, labels = tied.specs("test", confound=0.0)
     assert np.array_equal(specs.factors, free.specs("test")[0].factors)
     assert np.mean(specs.factor("scene") == labels) < 0.35
@@ -482,6 +495,7 @@ def test_counterfactual_factors(specs):
         ({"val_size": 0}, "val_size must be from 1 to .*, got 0"),
         ({"test_size": -5}, "test_size must be from 1 to .*, got -5"),
         ({"seed": -1}, "seed must be from 0 to .*, got -1"),
+        ({"confound_splits": "test"}, "confound_splits must be train or all, got 'test'"),
         ({"confound": 1.5}, "confound must be from 0 to 1, got 1.5"),
         ({"confound": float("nan")}, "confound must be from 0 to 1, got nan"),
         ({"remove_parts": ["nose"]}, "'nose'.*choose from head, ears"),

@@ -208,7 +208,12 @@ def test_a_run_reports_maps_and_bias(tmp_path):
     assert call("run", "--config", config, "--run_root", tmp_path) == 0
     results = json.loads((only_run(tmp_path) / "results.json").read_text())
     keys = {f"test/{name}" for name in (*JUDGED, "accuracy", "deletion_auc", "insertion_auc")}
-    keys |= {"deconfounded/accuracy", "bias/swap_background", "bias/background_relevance"}
+    keys |= {
+        "confounded/accuracy",
+        "deconfounded/accuracy",
+        "bias/swap_background",
+        "bias/background_relevance",
+    }
     keys |= {f"bias/remove_{part}" for part in ("head", "tail", "body")}
     assert keys <= results["metrics"].keys()
     assert results["maps"]["settings"] == {"names": None, "images": 4, "steps": 3}
