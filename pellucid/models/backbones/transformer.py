@@ -215,7 +215,8 @@ class _Embedding(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         patches = rearrange(self.conv_proj(image), "b d h w -> b (h w) d")
         first = repeat(self.class_token, "1 1 d -> b 1 d", b=len(image))
-        return torch.cat((first, patches), 1) + self.pos_embedding
+        tokens: Tensor = torch.cat((first, patches), 1) + self.pos_embedding
+        return tokens
 
 
 @torch.no_grad()
