@@ -1,6 +1,7 @@
 """Fixtures that the whole suite shares."""
 
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -128,6 +129,19 @@ class TwoProcesses:
         if failure:
             raise AssertionError(f"{what} failed {failure}")
         return [answers[0], answers[1]]
+
+
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """Undo what a test leaves in the environment.
+
+    Lightning's ``ddp`` sets LOCAL_RANK, by which a later run would take itself for one of several
+    processes and wait for the others.
+    """
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

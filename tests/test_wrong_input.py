@@ -168,6 +168,16 @@ WRONG = [
         ("--trainer.limit_train_batches=1.5",),
         ("trainer.limit_train_batches: ", "[0.0, 1.0]"),
     ),
+    *(
+        Wrong(f"{name} {value}", (f"--trainer.{name}={value}", *also), (f"trainer.{name}: must",))
+        for name, value, also in (
+            ("accumulate_grad_batches", 0, ()),
+            ("check_val_every_n_epoch", 0, ()),
+            ("gradient_clip_val", -1, ()),
+            ("log_every_n_steps", -1, ()),
+            ("limit_train_batches", -3, ("--trainer.fast_dev_run=true",)),
+        )
+    ),
     Wrong("no epochs", ("--trainer.max_epochs=0",), ("trainer.max_epochs: 0", "pellucid test")),
     Wrong("no steps", ("--trainer.max_steps=0",), ("trainer.max_steps: 0", "nothing")),
     Wrong(
@@ -399,3 +409,9 @@ def test_configs_that_are_not_there(tmp_path, capsys):
     assert "'logger/wandb'" in capsys.readouterr().err
     assert call("configs", "sl") == 2
     assert "ls" in capsys.readouterr().err
+
+
+def test_a_report_of_a_directory_that_is_no_run_is_refused(tmp_path, capsys):
+    assert call("report", tmp_path) == 2
+    assert "is not a run directory: it has none of config.yaml" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

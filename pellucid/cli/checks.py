@@ -29,8 +29,22 @@ def check_data(data: ImageDataModule, splits: Sequence[Split]) -> None:
         raise UserError("data", str(error) or type(error).__name__) from error
 
 
+_LEAST = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "log_every_n_steps": 0,
+    "limit_train_batches": 0,
+    "limit_val_batches": 0,
+    "limit_test_batches": 0,
+}
+"""Options of the trainer that Lightning takes as they are, and what it makes no sense of below."""
+
+
 def check_trains(options: Mapping[str, Any]) -> None:
-    """Refuse a fit of no steps: its figures would be those of an untrained network.
+    """Refuse what Lightning would stumble over in training, or quietly do nothing with.
+
+    A fit of no steps is among it: its figures would be those of an untrained network.
 
     Args:
         options: Those of the trainer.
@@ -38,6 +52,10 @@ def check_trains(options: Mapping[str, Any]) -> None:
     Raises:
         UserError: Names the option.
     """
+    for name, least in _LEAST.items():
+        value = options.get(name)
+        if isinstance(value, int | float) and not value >= least:
+            raise UserError(f"trainer.{name}", f"must be at least {least}, got {value}")
     if options.get("fast_dev_run"):
         return
     for name in ("max_epochs", "max_steps", "limit_train_batches"):

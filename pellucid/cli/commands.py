@@ -29,6 +29,7 @@ from pellucid.report.traversals import draw_traversals, latent_table
 
 _DEFAULT_IMAGES = 6
 _LISTED_UNITS = 8
+_OF_A_RUN = ("config.yaml", "results.json", "metrics.csv")
 
 
 def report(words: Sequence[str]) -> None:
@@ -38,12 +39,16 @@ def report(words: Sequence[str]) -> None:
         words: The words after the command.
 
     Raises:
-        UserError: If a run is not a directory, or the page cannot be written.
+        UserError: If a run is not a run's directory, or the page cannot be written.
     """
     parser = Parser(prog="pellucid report", description="The page of one run or of several.")
     parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="a run directory")
     parser.add_argument("--output", type=Path, help="the page; default: report.html beside the run")
     parsed = parser.parse_args(list(words))
+    for run in parsed.runs:
+        if run.is_dir() and not any((run / name).is_file() for name in _OF_A_RUN):
+            missing = f"it has none of {', '.join(_OF_A_RUN)}"
+            raise UserError("report", f"{run} is not a run directory: {missing}")
     try:
         page = build_report(parsed.runs, parsed.output)
         runs = read_runs(parsed.runs)

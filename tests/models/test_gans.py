@@ -136,7 +136,9 @@ def test_what_q_misses_of_each_code_is_remembered(monkeypatch):
     codes, features = redo(model, batch)
     mean, logits = model.split(model.q(features))
     missed = [*(mean - codes.continuous).square().mean(0).tolist()]
-    missed += [float(F.cross_entropy(q, codes.categories[:, i])) for i, q in enumerate(logits)]
+    missed += [
+        float(F.cross_entropy(q, codes.categories[:, i]).detach()) for i, q in enumerate(logits)
+    ]
     assert model.missed.tolist() == pytest.approx(missed, rel=1e-4)
     model.missed.copy_(torch.tensor([0.01, 1.0, 0.1, 9.0]))
     first = math.log(2) - math.log(2 * math.pi * math.e * 0.01) / 2
