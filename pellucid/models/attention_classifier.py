@@ -150,11 +150,6 @@ class AttentionClassifier(Classifier):
         # Average pooling looks everywhere alike: there is no unit to be judged.
         self.num_units = units.get(attention)
 
-    def class_scores(self, image: Tensor) -> Tensor:
-        """(B, K) class scores, logits, of images (B, 3, H, W), without explaining them."""
-        scores: Tensor = self(image)
-        return scores
-
     def look(self, features: Tensor) -> Seen:
         """Attend to features (B, C, h, w), pool and classify them."""
         pooled = self.pooling(features)

@@ -133,6 +133,11 @@ class Classifier(FineTunedModel):
             return None
         return super()._cacheable(stage)
 
+    def class_scores(self, image: Tensor) -> Tensor:
+        """(B, K) class scores, logits, of images (B, C, H, W), without explaining them."""
+        scores: Tensor = self(image)
+        return scores
+
     def watched(self, batch: Batch, stage: Stage) -> Batch:
         """The batch to run on: in training for right reasons, one with gradients of its images.
 

@@ -225,10 +225,6 @@ class InterpretableCNN(Classifier):
         """Class scores (B, num_classes), logits, of images (B, 3, H, W)."""
         return self.scores(self.maps(image)[1])
 
-    def class_scores(self, image: Tensor) -> Tensor:
-        """See :meth:`InterpretableModel.class_scores`."""
-        return self(image)  # type: ignore[no-any-return]
-
     def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """See :meth:`InterpretableModel.step`."""
         batch, label = self.watched(batch, stage), batch["label"]
