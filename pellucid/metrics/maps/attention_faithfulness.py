@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pellucid.metrics.maps.heat import check_heat
 from pellucid.metrics.maps.map_metric import MapMetric
+from pellucid.metrics.maps.probabilities import class_probabilities
 
 Change = Literal["permute", "even", "remove_strongest"]
 """Weights in random order; the same weight everywhere; or without the greatest weight, the others
@@ -64,9 +65,10 @@ def attention_faithfulness(
     _check_change(change, repeats)
     _check_attention(image, attention)
     count = repeats if change == "permute" else 1
-    before = _probabilities(scores, image, attention)
+    before = class_probabilities(scores(image, attention), len(image))
     changed = torch.cat([_changed(attention, change, seed + number) for number in range(count)])
-    after = _probabilities(scores, repeat(image, "b ... -> (r b) ...", r=count), changed)
+    images = repeat(image, "b ... -> (r b) ...", r=count)
+    after = class_probabilities(scores(images, changed), len(images))
     after = rearrange(after, "(r b) k -> r b k", r=count)
     distance = (after - before).abs().sum(2) / 2
     agreement = (after.argmax(2) == before.argmax(1)).float()
@@ -106,18 +108,6 @@ def _changed(attention: Tensor, change: Change, seed: int) -> Tensor:
         # Where one place had all the weight, nothing is left to be scaled.
         weights = others * torch.where(rest > 0, whole / torch.where(rest > 0, rest, 1.0), 0.0)
     return weights.reshape(attention.shape)
-
-
-def _probabilities(
-    scores: Callable[[Tensor, Tensor], Tensor], image: Tensor, attention: Tensor
-) -> Tensor:
-    found = scores(image, attention)
-    if found.ndim != 2 or len(found) != len(image) or found.shape[1] < 2:
-        raise ValueError(
-            f"scores must make (N={len(image)}, K) logits of two classes or more, got "
-            f"{tuple(found.shape)}"
-        )
-    return found.float().softmax(1)
 
 
 class AttentionFaithfulness(MapMetric):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from pellucid.metrics.maps.heat import check_heat, check_size, on_pixels
 from pellucid.metrics.maps.map_metric import MapMetric
+from pellucid.metrics.maps.probabilities import class_probabilities
 
 Baseline = Literal["zero", "mean", "blur"]
 """What takes the place of a pixel: 0, which is the data's mean in normalised images; the mean of
@@ -224,14 +225,10 @@ def _baseline(image: Tensor, baseline: Baseline) -> Tensor:
 def _probabilities(scores: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     """(N, K) float32."""
     found = scores(image)
-    if found.ndim != 2 or len(found) != len(image) or found.shape[1] < 2:
-        raise ValueError(
-            f"scores must make (N={len(image)}, K) logits of two classes or more, got "
-            f"{tuple(found.shape)}: give a sigmoid's class 0 the score 0"
-        )
+    probability = class_probabilities(found, len(image))
     if not bool(found.isfinite().all()):
         raise ValueError("scores has a value that is not finite; the curve would be undefined")
-    return found.float().softmax(1)
+    return probability
 
 
 def _of_target(probability: Tensor, target: Tensor) -> Tensor:
