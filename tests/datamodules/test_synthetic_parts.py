@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from pellucid import batch as batches
 from pellucid.batch import check_batch
-from pellucid.datamodules import synthetic_parts
 from pellucid.datamodules.base import collate
 from pellucid.datamodules.figures import (
     COLOURS,
@@ -25,6 +24,7 @@ from pellucid.datamodules.figures import (
     RenderedFigures,
     render_figures,
 )
+from pellucid.datamodules.figures import dataset as figure_dataset
 from pellucid.datamodules.synthetic_parts import SyntheticParts
 
 # Nobody was asked where to look.
@@ -137,7 +137,7 @@ def test_workers_do_not_change_the_data():
 
 def test_other_processes_draw_the_same_bytes(monkeypatch):
     kept = small(batch_size=10).dataloader("val")
-    monkeypatch.setattr(synthetic_parts, "_BYTES_KEPT", 0)  # workers draw each item themselves
+    monkeypatch.setattr(figure_dataset, "_BYTES_KEPT", 0)  # workers draw each item themselves
     workers = small(batch_size=10, num_workers=2).dataloader("val")
     for first, second in zip(kept, workers, strict=True):
         assert all(torch.equal(first[name], second[name]) for name in FIELDS)
@@ -196,7 +196,7 @@ def test_the_data_set_stays_what_it_was():
 
 def test_items_drawn_one_by_one_are_the_same(monkeypatch):
     kept = small().make_dataset("val")
-    monkeypatch.setattr(synthetic_parts, "_BYTES_KEPT", 0)
+    monkeypatch.setattr(figure_dataset, "_BYTES_KEPT", 0)
     anew = small().make_dataset("val")
     assert kept.rendered is not None
     assert anew.rendered is None
