@@ -270,7 +270,8 @@ class AttentionClassifier(Classifier):
     def lacks(self) -> Mapping[str, str]:
         """See :meth:`InterpretableModel.lacks`."""
         if self.attention != "cam":
-            return {}
+            same = "needs units that respond more to some images, and attention sums to one in all"
+            return {"category_balance": same}
         what = "needs activations from 0 on, and class maps have some below"
         return {"part_interpretability": what}
 

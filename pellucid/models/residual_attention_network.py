@@ -80,6 +80,7 @@ class ResidualAttentionNetwork(InterpretableModel):
     """
 
     requires = frozenset({"image", "label"})
+    explains_by_map = True
 
     def __init__(
         self,

@@ -75,6 +75,7 @@ class ViTAttention(Classifier):
         pellucid.models.backbones.WeightsError: Weights that do not exist or do not fit.
     """
 
+    explains_by_map = True
     backbone: TransformerBackbone
 
     def __init__(

@@ -139,6 +139,8 @@ def test_from_the_config_to_an_explanation(name, tmp_path, monkeypatch):
     count = len(batch["image"])
     with torch.no_grad():
         explanation = model.explain({"image": batch["image"]})
+    # Whoever explains by a map has it judged.
+    assert model.explains_by_map == (explanation.heat_map() is not None)
     assert explanation.scores.isfinite().all()
     assert explanation.target.shape == (count,)
     parts = [explanation.maps, explanation.positions, explanation.contributions]
