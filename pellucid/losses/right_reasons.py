@@ -4,15 +4,17 @@ Ross, Hughes and Doshi-Velez, "Right for the Right Reasons: Training Differentia
 Constraining their Explanations", IJCAI 2017 (arXiv 1703.03717).
 """
 
+import math
+
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from pellucid.distributed import gather_with_gradient
 
-_SCALE = 2.0**10
-"""By which gradients are enlarged on their way back to the image: layers in half precision lose
-what is below 6e-8. A power of two changes no digit."""
+_GREATEST = 2.0**10
+"""To which the gradients of scores may be enlarged on their way back to the image: layers in half
+precision lose what is below 6e-8, and overflow above 65504."""
 
 
 def input_gradients(log_probabilities: Tensor, image: Tensor) -> Tensor:
@@ -38,9 +40,11 @@ def input_gradients(log_probabilities: Tensor, image: Tensor) -> Tensor:
             f"{log_probabilities.requires_grad}): call image.requires_grad_() before the network, "
             "outside of torch.no_grad() and inference_mode(), and without cached features"
         )
-    scaled = _SCALE * log_probabilities.sum()
-    (gradients,) = torch.autograd.grad(scaled, image, create_graph=True)
-    return gradients / _SCALE
+    # A score's gradient, 1 - K p_k, is below the number K of classes. A power of two changes no
+    # digit.
+    scale = _GREATEST / 2 ** math.ceil(math.log2(max(log_probabilities.shape[1], 1)))
+    (gradients,) = torch.autograd.grad(scale * log_probabilities.sum(), image, create_graph=True)
+    return gradients / scale
 
 
 def right_reasons_loss(log_probabilities: Tensor, image: Tensor, irrelevant: Tensor) -> Tensor:

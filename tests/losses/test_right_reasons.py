@@ -115,6 +115,25 @@ def test_half_precision_gives_the_same_to_its_digits() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net[0].parameters())  # type: ignore[index]
 
 
+@pytest.mark.parametrize("sure", [0.0, 30.0])
+def test_many_classes_do_not_overflow_half_precision(sure: float) -> None:
+    """The gradient at a score is up to the number of classes: here 1000, enlarged on the way."""
+    torch.manual_seed(0)
+    layer = nn.Linear(12, 1000).half()
+    with torch.no_grad():
+        layer.bias[0] += sure
+    image = torch.ones(1, 3, 2, 2).requires_grad_()
+    scores = layer(image.half().flatten(1)).float()
+    loss = RightReasonsLoss()(scores.log_softmax(1), image, torch.ones(1, 2, 2))
+    whole = nn.Linear(12, 1000)
+    whole.load_state_dict({name: value.float() for name, value in layer.state_dict().items()})
+    wanted = loss_of(nn.Sequential(nn.Flatten(), whole), image, torch.ones(1, 2, 2))
+    torch.testing.assert_close(loss.detach(), wanted.detach()[0], rtol=0.05, atol=1e-3)
+    (1e-4 * loss).backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.isfinite().all()
+
+
 def on_part() -> tuple[float, Any]:
     """The loss and gradient of one process: one image on the first, two on the second."""
     net, (image, irrelevant) = network(), examples()
