@@ -204,6 +204,24 @@ def test_straight_through_is_hard_forward_and_points_down_the_exact_gradient() -
     assert torch.cosine_similarity(gradient, exact, dim=0) > 0.95
 
 
+def test_the_relaxed_draw_is_as_sharp_as_its_temperature() -> None:
+    """Jang, Gu and Poole 2017, Eq. 2: ``softmax((log pi + g) / tau)``, by the same noise ``g``."""
+    temperature = 0.25
+    layer = HardAttention(5, 1, "gumbel", "dot", temperature=temperature).train()
+    with torch.no_grad():
+        layer.scorer.queries.copy_(LOGITS * math.sqrt(5))
+    features = torch.eye(5).reshape(1, 5, 1, 5).expand(3, 5, 1, 5)
+    torch.manual_seed(4)
+    (layer(features).attention.flatten(1) * COSTS).sum().backward()
+    torch.manual_seed(4)
+    noise = -torch.empty(3, 5).exponential_().log()
+    logits = LOGITS.clone().requires_grad_()
+    # The scores divided by the temperature are log pi, but for a constant.
+    relaxed = ((logits / temperature + noise) / temperature).softmax(1)
+    (wanted,) = torch.autograd.grad((relaxed * COSTS).sum(), logits)
+    torch.testing.assert_close(layer.scorer.queries.grad[0] * math.sqrt(5), wanted)
+
+
 @pytest.mark.parametrize("estimator", ["reinforce", "gumbel"])
 def test_tests_are_deterministic_and_see_the_best_positions(estimator: Any) -> None:
     layer = HardAttention(3, 3, estimator).eval()

@@ -84,7 +84,8 @@ class HardAttention(nn.Module):
         estimator: ``reinforce`` or ``gumbel``.
         score: Of :class:`SoftAttention`.
         hidden: Likewise.
-        temperature: Likewise; also that of the relaxed draw.
+        temperature: Likewise; also that of the relaxed draw, by which noise and divided scores
+            are divided once more (Jang et al. 2017, Eq. 2).
 
     Raises:
         ValueError: An argument is outside its range.
@@ -129,7 +130,8 @@ class HardAttention(nn.Module):
         attention = torch.zeros_like(logits).scatter(1, cells, 1 / self.glimpses)
         log_probability = None
         if self.training and self.estimator == "gumbel":
-            relaxed = noisy.softmax(1)
+            # The scores are divided already; the relaxation divides the noise as well.
+            relaxed = (noisy / self.scorer.temperature).softmax(1)
             attention = attention + relaxed - relaxed.detach()
         elif self.training:
             log_probability = log_probability_of(logits, cells)
