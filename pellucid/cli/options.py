@@ -48,8 +48,8 @@ _SCORE_HELP = {
 }
 _MAPS: dict[str, tuple[Any, str]] = {
     "names": (None, "Metrics of heat maps to measure; by default all that the data allow."),
-    "images": (IMAGES, "Test images that run deletes and inserts pixels of; 0: none."),
-    "steps": (STEPS, "Steps in which they are deleted and inserted."),
+    "images": (IMAGES, "Test images that run changes pixels and attention of; 0: none."),
+    "steps": (STEPS, "Steps in which pixels are deleted and inserted."),
 }
 _QUOTES = "`'\""
 _NO_DEVICE = re.compile(r"No supported gpu backend|can ?not run on your system")

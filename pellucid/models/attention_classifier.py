@@ -33,6 +33,7 @@ from pellucid.models.fine_tuning import Schedule, check_at_least
 from pellucid.models.layers.attention_pooling import Attention, AttentionPooling, Pooled
 from pellucid.models.layers.hard_attention import Estimator, score_function_loss
 from pellucid.models.layers.soft_attention import Score, attend, attention_entropy, over_grid
+from pellucid.models.map_metrics import Attended
 
 
 class Seen(NamedTuple):
@@ -153,12 +154,27 @@ class AttentionClassifier(Classifier):
     def look(self, features: Tensor) -> Seen:
         """Attend to features (B, C, h, w), pool and classify them."""
         pooled = self.pooling(features)
-        scores = self.classifier(rearrange(pooled.vectors, "b n c -> b (n c)"))
-        return Seen(features, pooled, scores)
+        return Seen(features, pooled, self._scores_of(pooled.vectors))
+
+    def _scores_of(self, vectors: Tensor) -> Tensor:
+        """(B, num_classes) logits of what each head pooled (B, heads, C)."""
+        scores: Tensor = self.classifier(rearrange(vectors, "b n c -> b (n c)"))
+        return scores
 
     def forward(self, image: Tensor) -> Tensor:
         """Class scores (B, num_classes), logits, of images (B, 3, H, W)."""
         return self.look(self.backbone(image)).scores
+
+    def attended(self, image: Tensor) -> Attended | None:
+        """See :meth:`InterpretableModel.attended`; average pooling has no attention to change."""
+        if self.attention not in ("soft", "hard"):
+            return None
+        features = self.backbone(image)
+        return Attended(features, self.pooling(features).weights, self._scores_by)
+
+    def _scores_by(self, features: Tensor, attention: Tensor) -> Tensor:
+        """(B, num_classes) logits of features (B, C, h, w) pooled by another attention."""
+        return self._scores_of(attend(features, attention))
 
     def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """See :meth:`InterpretableModel.step`."""

@@ -22,7 +22,7 @@ from pellucid.models.backbones import (
 )
 from pellucid.models.code_scores import CodeScores
 from pellucid.models.explanation import Explanation
-from pellucid.models.map_metrics import MapMetrics
+from pellucid.models.map_metrics import Attended, MapMetrics
 from pellucid.models.running_means import RunningMeans
 from pellucid.models.unit_metrics import UnitMetrics, watch
 
@@ -128,6 +128,13 @@ class InterpretableModel(pl.LightningModule, ABC):
         """
         needs = "needs what each unit adds to the score"
         return {"decision_sparsity": f"{needs}, which {type(self).__name__} does not tell"}
+
+    def attended(self, image: Tensor) -> Attended | None:
+        """What the model pools of images (B, C, H, W) and by which attention; None: it has none.
+
+        Tests change the attention and see what becomes of the prediction.
+        """
+        return None
 
     def votes(self) -> Tensor | None:
         """How each of the model's own units votes, (U, K) in logits; None: no vote of its own.

@@ -1,7 +1,7 @@
 """Which metrics of heat maps the tests report, of models that explain by a map."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,9 +11,12 @@ from torchmetrics import Metric
 from pellucid.batch import Batch
 from pellucid.datamodules.base import collate
 from pellucid.errors import nearest
+from pellucid.metrics.maps.attention_faithfulness import REPEATS, attention_faithfulness
+from pellucid.metrics.maps.deletion_insertion import BATCH_SIZE
 from pellucid.metrics.maps.map_metric import MapMetric
 from pellucid.metrics.maps.suite import (
     ALL_NAMES,
+    FAITHFULNESS,
     MAP_METRICS,
     PERTURBATIONS,
     JudgedMaps,
@@ -26,8 +29,21 @@ if TYPE_CHECKING:
     from pellucid.models.base import InterpretableModel, Stage
 
 IMAGES = 256
-"""Test images for deletion and insertion, evenly spread: each passes ``2 (steps + 1)`` times."""
+"""Test images for deletion, insertion and faithfulness, evenly spread: each passes ``2 (steps +
+1)`` times."""
 STEPS = 16
+
+
+class Attended(NamedTuple):
+    """What a model pools of images, by which attention, and what it makes of it."""
+
+    features: Tensor
+    """(B, C, h, w)."""
+    attention: Tensor
+    """(B, U, h, w) of each head, at least 0."""
+    scores: Callable[[Tensor, Tensor], Tensor]
+    """Makes class scores (N, K), logits, of features (N, C, h, w) and another attention (N, U, h,
+    w)."""
 
 
 class MapMetrics:
@@ -35,7 +51,7 @@ class MapMetrics:
 
     Args:
         names: Keys of :data:`pellucid.metrics.maps.suite.ALL_NAMES`; None: all.
-        images: Test images for deletion and insertion, at least 0 (none).
+        images: Test images for deletion, insertion and attention faithfulness, at least 0 (none).
         steps: Steps of deletion and insertion, at least 1.
 
     Raises:
@@ -110,7 +126,9 @@ class MapMetrics:
     def perturb(
         self, model: "InterpretableModel", data: Any, device: Any, tested: int | None = None
     ) -> dict[str, float]:
-        """Deletion and insertion on test images; the model is on the CPU and evaluates afterwards.
+        """Deletion, insertion and, where the model attends, faithfulness, on test images.
+
+        The model is on the CPU and evaluates afterwards.
 
         Args:
             model: The model.
@@ -121,7 +139,8 @@ class MapMetrics:
         Returns:
             Figures by key; none of a model that does not explain by a map.
         """
-        wanted = [n for n in PERTURBATIONS if self.names is None or n in self.names]
+        looks = (*PERTURBATIONS, *FAITHFULNESS)
+        wanted = [name for name in looks if self.names is None or name in self.names]
         if not wanted or not self.images or not model.explains_by_map:
             return {}
         dataset = data.dataset("test")
@@ -136,14 +155,28 @@ class MapMetrics:
         )
         with torch.no_grad():
             for batch in loader:
-                image = batch["image"].to(device)
-                explanation = model.explain({"image": image})
-                maps = _not_none(model, explanation.heat_map())
-                for name, found in values.items():
-                    judge, target = PERTURBATIONS[name], explanation.target
-                    found.append(judge(model.class_scores, image, maps, target, steps=self.steps))
+                found = self._look(model, batch["image"].to(device), wanted)
+                for name, value in found.items():
+                    values[name].append(value)
         model.cpu()
-        return {name: float(torch.cat(found).nanmean()) for name, found in values.items()}
+        return {name: float(torch.cat(found).nanmean()) for name, found in values.items() if found}
+
+    def _look(
+        self, model: "InterpretableModel", image: Tensor, wanted: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """(B,) each figure of images (B, C, H, W), by key."""
+        found: dict[str, Tensor] = {}
+        if judges := {name: PERTURBATIONS[name] for name in wanted if name in PERTURBATIONS}:
+            explanation = model.explain({"image": image})
+            maps, target = _not_none(model, explanation.heat_map()), explanation.target
+            for name, judge in judges.items():
+                found[name] = judge(model.class_scores, image, maps, target, steps=self.steps)
+        changes = [name for name in wanted if name in FAITHFULNESS]
+        attended = model.attended(image) if changes else None
+        if attended is not None:
+            for name in changes:
+                found[name] = _faithfulness(attended, name)
+        return found
 
     def report(self) -> dict[str, Any] | None:
         """Settings, and how many images could not be judged; None: no maps were judged."""
@@ -156,6 +189,17 @@ class MapMetrics:
             "judged": {name: int(judged) for name, (judged, _) in known.items()},
             "left_out": {name: int(left_out) for name, (_, left_out) in known.items()},
         }
+
+
+def _faithfulness(attended: Attended, name: str) -> Tensor:
+    """(B,) how far predictions move when the attention is changed in the way of that name."""
+    # Repeats pass together: no more features at once than images of deletion.
+    rows = max(1, BATCH_SIZE // REPEATS)
+    parts = zip(attended.features.split(rows), attended.attention.split(rows), strict=True)
+    change = FAITHFULNESS[name]
+    return torch.cat(
+        [attention_faithfulness(attended.scores, *part, change).distance for part in parts]
+    )
 
 
 def _tells(model: "InterpretableModel", outputs: Mapping[str, Tensor], image: Tensor) -> bool:

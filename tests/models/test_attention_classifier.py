@@ -16,6 +16,7 @@ from pellucid.datamodules.synthetic_parts import SyntheticParts
 from pellucid.errors import UserError
 from pellucid.models.attention_classifier import AttentionClassifier
 from pellucid.models.interpretable_cnn import InterpretableCNN
+from pellucid.models.map_metrics import MapMetrics
 
 KINDS: dict[str, dict[str, Any]] = {
     "one head": {},
@@ -289,6 +290,54 @@ def test_attention_is_drawn_to_its_masks() -> None:
             cells = nn.functional.adaptive_avg_pool2d(batch["mask"].float(), (8, 8))
             inside.append(float((weights * cells).sum((1, 2)).mean()))
     assert inside[-1] > 2 * inside[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_attention_can_take_the_place_of_its_own(kind: str) -> None:
+    model, image = small(**KINDS[kind]).eval(), batch_of()["image"]
+    attended = model.attended(image)
+    if kind in ("cam", "none"):
+        assert attended is None
+        return
+    assert attended is not None
+    own = attended.scores(attended.features, attended.attention)
+    torch.testing.assert_close(own, model(image))
+    even = torch.full_like(attended.attention, 1 / 64)
+    average = attended.features.mean((2, 3)).repeat(1, even.shape[1])
+    found = attended.scores(attended.features, even)
+    torch.testing.assert_close(found, model.classifier(average))
+
+
+def test_a_run_says_whether_the_attention_matters(data: SyntheticParts) -> None:
+    """Against a loop over images and positions; without attention there is no such figure."""
+    model = small(heads=2, temperature=0.2).eval()
+    model.map_metrics = MapMetrics(images=8)
+    found = model.map_metrics.perturb(model, data, "cpu")
+    distances: dict[str, list[float]] = {"even": [], "strongest": []}
+    for number in range(8):
+        image = data.render("test", [number])["image"]
+        features, maps = model.backbone(image)[0].detach(), model.explain({"image": image}).maps
+        assert maps is not None
+        for name, each in distances.items():
+            vectors = []
+            for head in maps[0]:
+                other = head.clone()
+                if name == "strongest":
+                    other.view(-1)[int(head.argmax())] = 0
+                else:
+                    other[:] = 1
+                vectors.append((features * other / other.sum()).sum((1, 2)))
+            after = model.classifier(torch.cat(vectors)).softmax(0)
+            each.append(float((model(image)[0].softmax(0) - after).abs().sum().detach()) / 2)
+    for name, each in distances.items():
+        assert min(each) > 0
+        figure = found[f"attention_faithfulness_{name}"]
+        assert figure == pytest.approx(sum(each) / 8, rel=1e-3, abs=1e-6)
+    assert 0 < found["attention_faithfulness"] < 1
+    blind = small(attention="cam").eval()
+    assert blind.map_metrics.perturb(blind, data, "cpu").keys() == {"deletion_auc", "insertion_auc"}
+    model.map_metrics = MapMetrics(["attention_faithfulness"], images=2)
+    assert model.map_metrics.perturb(model, data, "cpu").keys() == {"attention_faithfulness"}
 
 
 def accuracy_metric(model: nn.Module, scores: Tensor, batch: Batch, data: Any) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pellucid.batch import Batch, check_batch
 from pellucid.metrics.maps.attention_correlation import AttentionCorrelation, attention_correlation
+from pellucid.metrics.maps.attention_faithfulness import Change
 from pellucid.metrics.maps.best_iou import BestIoU, iou_over_thresholds
 from pellucid.metrics.maps.deletion_insertion import (
     BATCH_SIZE,
@@ -128,7 +129,14 @@ PERTURBATIONS: Mapping[str, Callable[..., Tensor]] = {
 }
 """The metrics for which the network looks many times at each image, by key."""
 
-ALL_NAMES = (*MAP_METRICS, *PERTURBATIONS)
+FAITHFULNESS: Mapping[str, Change] = {
+    "attention_faithfulness": "permute",
+    "attention_faithfulness_even": "even",
+    "attention_faithfulness_strongest": "remove_strongest",
+}
+"""What is done to the attention of a model that can be given another one, by key."""
+
+ALL_NAMES = (*MAP_METRICS, *PERTURBATIONS, *FAITHFULNESS)
 """Keys of all metrics of maps."""
 
 
@@ -192,7 +200,8 @@ def evaluate_maps(
         target: (B,) int64, whose probability deletion and insertion watch; None: the predicted
             class.
         label_parts: Which of ``part_masks`` carry the label; empty: not known.
-        names: Keys of :data:`ALL_NAMES`; None: all.
+        names: Keys of :data:`ALL_NAMES`; None: all. Those of :data:`FAITHFULNESS` are of models,
+            not of maps, and passed over.
         steps: Steps of deletion and insertion.
         batch_size: Images that ``scores`` is given at once.
 

@@ -97,6 +97,10 @@ def test_the_suite_is_what_the_data_allow():
         "attention_correlation",
         "deletion_auc",
         "insertion_auc",
+        # Of models that can be given another attention.
+        "attention_faithfulness",
+        "attention_faithfulness_even",
+        "attention_faithfulness_strongest",
     }
     assert skipped == {}
     built, skipped = make_map_suite(Bare())
