@@ -69,6 +69,8 @@ class AttentionClassifier(Classifier):
         policy_weight: Weight of the score-function loss and of its baseline's.
         right_reasons_weight: Weight of :class:`pellucid.losses.right_reasons.RightReasonsLoss` in
             training; 0: none.
+        right_reasons_cell: Side in pixels of the squares by which its gradients are taken; 1: by
+            single pixels, as in the paper.
         attention_weight: Weight of the attention's distance from the annotation, as
             :class:`pellucid.losses.attention_supervision.AttentionSupervisionLoss` has it; of
             ``cam``, of the soft-max of the label's class map over positions; 0: none.
@@ -107,6 +109,7 @@ class AttentionClassifier(Classifier):
         estimator: Estimator = "reinforce",
         policy_weight: float = 1.0,
         right_reasons_weight: float = 0.0,
+        right_reasons_cell: int = 1,
         attention_weight: float = 0.0,
         relevant: Relevant = "object",
         attention_divergence: Divergence = "kl",
@@ -127,6 +130,7 @@ class AttentionClassifier(Classifier):
             weights,
             stride,
             right_reasons_weight=right_reasons_weight,
+            right_reasons_cell=right_reasons_cell,
             attention_weight=attention_weight,
             relevant=relevant,
             attention_divergence=attention_divergence,

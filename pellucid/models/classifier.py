@@ -41,6 +41,8 @@ class Classifier(FineTunedModel):
         right_reasons_weight: Weight of the squared input gradients where the annotation says
             "irrelevant", in training; 0: none. Features of frozen stages are then not cached in
             training, as gradients go through them.
+        right_reasons_cell: Side in pixels of the squares by which those gradients are taken; 1: by
+            single pixels, as in the paper. Large squares find what is spread over the background.
         attention_weight: Weight of the distance of attention from the annotation; 0: none.
         relevant: What is annotated: ``object`` (``mask``), ``parts`` (all of ``part_masks``), or
             ``attention`` (human attention maps). Images whose annotation is empty are left out.
@@ -71,6 +73,7 @@ class Classifier(FineTunedModel):
         *,
         head: Head = "softmax",
         right_reasons_weight: float = 0.0,
+        right_reasons_cell: int = 1,
         attention_weight: float = 0.0,
         relevant: Relevant = "object",
         attention_divergence: Divergence = "kl",
@@ -111,7 +114,7 @@ class Classifier(FineTunedModel):
         )
         self.num_classes, self.head, self.relevant = num_classes, head, relevant
         self.right_reasons_weight, self.attention_weight = right_reasons_weight, attention_weight
-        self.right_reasons_loss = RightReasonsLoss()
+        self.right_reasons_loss = RightReasonsLoss(cell=right_reasons_cell)
         self.attention_supervision_loss = AttentionSupervisionLoss(attention_divergence)
         if right_reasons_weight or attention_weight:
             needs = type(self).requires | {_FIELD[relevant]}

@@ -97,6 +97,8 @@ class InterpretableCNN(Classifier):
         node: Layer or block of the network that the backbone ends with, in place of ``stride``.
         right_reasons_weight: Weight of :class:`pellucid.losses.right_reasons.RightReasonsLoss` in
             training; 0: none.
+        right_reasons_cell: Side in pixels of the squares by which its gradients are taken; 1: by
+            single pixels, as in the paper.
         attention_weight: Weight of the distance of the filters' summed activation from the
             annotation, as :class:`pellucid.losses.attention_supervision.AttentionSupervisionLoss`
             has it; 0: none.
@@ -139,6 +141,7 @@ class InterpretableCNN(Classifier):
         node: str | None = None,
         balanced_categories: bool = False,
         right_reasons_weight: float = 0.0,
+        right_reasons_cell: int = 1,
         attention_weight: float = 0.0,
         relevant: Relevant = "object",
         attention_divergence: Divergence = "kl",
@@ -167,6 +170,7 @@ class InterpretableCNN(Classifier):
             stride,
             head=head,
             right_reasons_weight=right_reasons_weight,
+            right_reasons_cell=right_reasons_cell,
             attention_weight=attention_weight,
             relevant=relevant,
             attention_divergence=attention_divergence,

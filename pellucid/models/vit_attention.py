@@ -56,7 +56,8 @@ class ViTAttention(Classifier):
         num_heads: Attention heads of each block; ``width`` is a multiple of them.
         width: Components of a token.
         right_reasons_weight: Weight of the squared input gradients off the annotation, as for the
-            next three see :class:`pellucid.models.classifier.Classifier`.
+            next four see :class:`pellucid.models.classifier.Classifier`.
+        right_reasons_cell: Side in pixels of the squares by which gradients are taken.
         attention_weight: Weight of the distance of the maps from the annotation.
         relevant: What is annotated: ``object``, ``parts`` or ``attention``.
         attention_divergence: ``kl`` or ``outside``.
@@ -90,6 +91,7 @@ class ViTAttention(Classifier):
         num_heads: int | None = None,
         width: int | None = None,
         right_reasons_weight: float = 0.0,
+        right_reasons_cell: int = 1,
         attention_weight: float = 0.0,
         relevant: Relevant = "object",
         attention_divergence: Divergence = "kl",
@@ -109,6 +111,7 @@ class ViTAttention(Classifier):
                 backbone, weights, image_size, patch_size, num_layers, num_heads, width
             ),
             right_reasons_weight=right_reasons_weight,
+            right_reasons_cell=right_reasons_cell,
             attention_weight=attention_weight,
             relevant=relevant,
             attention_divergence=attention_divergence,

@@ -11,6 +11,7 @@ from torch import Tensor
 from pellucid.models.layers.hard_attention import (
     HardAttention,
     log_probability_of,
+    relaxed_subset,
     score_function_loss,
 )
 from pellucid.models.layers.soft_attention import SoftAttention, attend, attention_entropy
@@ -220,6 +221,29 @@ def test_the_relaxed_draw_is_as_sharp_as_its_temperature() -> None:
     relaxed = ((logits / temperature + noise) / temperature).softmax(1)
     (wanted,) = torch.autograd.grad((relaxed * COSTS).sum(), logits)
     torch.testing.assert_close(layer.scorer.queries.grad[0] * math.sqrt(5), wanted)
+
+
+def test_a_relaxed_subset_by_hand() -> None:
+    scores, temperature = [0.3, -1.0, 2.0], 0.5
+    first = [math.exp(each / temperature) for each in scores]
+    first = [each / sum(first) for each in first]
+    second = [
+        math.exp((each + math.log(1 - taken)) / temperature)
+        for each, taken in zip(scores, first, strict=True)
+    ]
+    wanted = [a + b / sum(second) for a, b in zip(first, second, strict=True)]
+    found = relaxed_subset(torch.tensor([scores]), 2, temperature)
+    torch.testing.assert_close(found, torch.tensor([wanted]))
+
+
+def test_a_sharp_relaxed_subset_is_the_largest_ones() -> None:
+    order = torch.rand(8, 20, generator=torch.Generator().manual_seed(6)).argsort(1)
+    scores = order.float().requires_grad_()
+    found = relaxed_subset(scores, 5, 0.01)
+    hard = torch.zeros(8, 20).scatter(1, scores.topk(5).indices, 1.0)
+    torch.testing.assert_close(found, hard, atol=1e-3, rtol=0)
+    (slope,) = torch.autograd.grad(found.square().sum(), scores)
+    assert slope.isfinite().all()
 
 
 @pytest.mark.parametrize("estimator", ["reinforce", "gumbel"])

@@ -3,7 +3,8 @@
 Williams, "Simple statistical gradient-following algorithms", 1992 (score-function estimator); Mnih
 et al., "Recurrent Models of Visual Attention", NeurIPS 2014, and Xu et al., "Show, Attend and
 Tell", ICML 2015, for glimpses; Jang, Gu and Poole, "Categorical Reparameterization with
-Gumbel-Softmax", ICLR 2017 (straight-through).
+Gumbel-Softmax", ICLR 2017 (straight-through); Xie and Ermon, "Reparameterizable Subset Sampling via
+Continuous Relaxations", IJCAI 2019 (the same for several positions).
 """
 
 import math
@@ -52,6 +53,30 @@ def log_probability_of(logits: Tensor, cells: Tensor) -> Tensor:
     return (chosen - left.logsumexp(2)).sum(1)
 
 
+def relaxed_subset(noisy: Tensor, count: int, temperature: float) -> Tensor:
+    """How much of each position a draw of several would take, if positions could be shared.
+
+    ``count`` soft-maxes in a row, ``a_j+1 = soft-max(s_j+1 / t)`` with ``s_j+1 = s_j + log(1 -
+    a_j)``: what one has taken is not there for the next. The soft-max itself for one position; at a
+    low temperature one at each of the largest.
+
+    Args:
+        noisy: (B, N) scores with Gumbel noise, ``s_1``.
+        count: Number of positions, at least 1.
+        temperature: ``t``, above 0.
+
+    Returns:
+        (B, N), at least 0, sum ``count``. Source: Xie and Ermon 2019, section 3.
+    """
+    left, total = noisy, torch.zeros_like(noisy)
+    least = torch.finfo(noisy.dtype).tiny
+    for _ in range(count):
+        taken = (left / temperature).softmax(1)
+        total = total + taken
+        left = left + (1 - taken).clamp(min=least).log()
+    return total
+
+
 def score_function_loss(log_probability: Tensor, cost: Tensor, baseline: Tensor) -> Tensor:
     """A loss whose gradient in expectation is that of the expected cost, by the score function.
 
@@ -75,8 +100,8 @@ class HardAttention(nn.Module):
     Chances come from the scores of one head of :class:`SoftAttention`, in training by the Gumbel
     trick, without looking twice at a position. ``reinforce`` learns scores from
     :func:`score_function_loss`, whose gradient is exact in expectation. ``gumbel`` passes the
-    gradient of the chosen positions on to the soft-max of the perturbed scores: biased, but of less
-    variance, and no baseline is needed.
+    gradient of the chosen positions on to :func:`relaxed_subset` of the perturbed scores: biased,
+    but of less variance, and no baseline is needed.
 
     Args:
         channels: Channels of the grid.
@@ -131,8 +156,8 @@ class HardAttention(nn.Module):
         log_probability = None
         if self.training and self.estimator == "gumbel":
             # The scores are divided already; the relaxation divides the noise as well.
-            relaxed = (noisy / self.scorer.temperature).softmax(1)
-            attention = attention + relaxed - relaxed.detach()
+            relaxed = relaxed_subset(noisy, self.glimpses, self.scorer.temperature)
+            attention = attention + (relaxed - relaxed.detach()) / self.glimpses
         elif self.training:
             log_probability = log_probability_of(logits, cells)
         attention = rearrange(attention, "b (h w) -> b 1 h w", h=height)
