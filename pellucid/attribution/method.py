@@ -165,7 +165,7 @@ class AttributionMethod(ABC):
         if found.heat is None and pixels is None:
             raise TypeError(f"{type(self).__name__}.explain gave neither heat nor pixels")
         heat = pixels.sum(1) if found.heat is None and pixels is not None else found.heat
-        assert heat is not None  # noqa: S101 - for the type checker
+        assert heat is not None
         return Attribution(
             heat=heat.detach().float(),
             sign=self.sign,
