@@ -22,9 +22,9 @@ class Occlusion(AttributionMethod):
 
     Args:
         window: Side of the window in pixels; None: an eighth of the image's shorter side.
-        stride: Distance of windows in pixels, at most the window's side; None: half of it.
+        stride: Distance of windows in pixels, at most the window's side; None: the same.
         baseline: Value of covered pixels, in the network's (normalised) units.
-        per_run: Number of windows that are covered in one run of the network.
+        per_run: Images in one run of the network, about; at least 1.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -39,7 +39,7 @@ class Occlusion(AttributionMethod):
         window: int | None = None,
         stride: int | None = None,
         baseline: float = 0.0,
-        per_run: int = 1,
+        per_run: int = 64,
     ) -> None:
         for name, value in {"window": window, "stride": stride, "per_run": per_run}.items():
             if value is not None and value < 1:
@@ -59,7 +59,7 @@ class Occlusion(AttributionMethod):
         window = self.window or max(1, min(size) // 8)
         if window > min(size):
             raise ValueError(f"window must be at most the image's side {min(size)}, got {window}")
-        stride = self.stride or max(1, window // 2)
+        stride = self.stride or window
         if stride > window:
             raise ValueError(f"stride must be at most the window {window}, got {stride}")
         with torch.no_grad():
@@ -70,7 +70,7 @@ class Occlusion(AttributionMethod):
                 strides=(channels, stride, stride),
                 baselines=self.baseline,
                 target=scores.argmax(1) if target is None else target,
-                perturbations_per_eval=self.per_run,
+                perturbations_per_eval=max(1, self.per_run // len(image)),
             )
         # A window covers all channels, which are all given the same.
         return Finding(heat=pixels[:, 0], scores=scores)
