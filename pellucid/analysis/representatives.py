@@ -94,6 +94,4 @@ def _first(value: Tensor, allowed: Tensor, count: int) -> list[list[int]]:
     order = value.where(allowed, -torch.inf).argsort(0, descending=True, stable=True)[:count]
     kept = allowed.gather(0, order)
     rows = repeat(torch.arange(len(order)), "n -> n u", u=value.shape[1])
-    return [
-        order[rows[:, unit], unit][kept[:, unit]].tolist() for unit in range(value.shape[1])
-    ]
+    return [order[rows[:, unit], unit][kept[:, unit]].tolist() for unit in range(value.shape[1])]

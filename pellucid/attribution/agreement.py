@@ -52,9 +52,7 @@ def rank_correlation(
     return (_ranks(first, size, cells) * _ranks(second, size, cells)).sum(1)
 
 
-def agreement(
-    maps: Mapping[str, Tensor], size: tuple[int, int], cells: int = CELLS
-) -> Agreement:
+def agreement(maps: Mapping[str, Tensor], size: tuple[int, int], cells: int = CELLS) -> Agreement:
     """Rank correlation between the maps of all pairs of methods.
 
     Args:

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from pellucid.attribution.method import AttributionMethod, Finding
 
-
 Network = TypeVar("Network", bound=nn.Module)
 
 

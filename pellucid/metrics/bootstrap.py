@@ -66,9 +66,7 @@ def bootstrap_interval(
     generator = torch.Generator().manual_seed(seed)
     rows, means = max(1, _AT_ONCE // count), []
     for first in range(0, resamples, rows):
-        drawn = torch.randint(
-            count, (min(rows, resamples - first), count), generator=generator
-        )
+        drawn = torch.randint(count, (min(rows, resamples - first), count), generator=generator)
         means.append(known[drawn].mean(1))
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = torch.cat(means).quantile(ends).tolist()

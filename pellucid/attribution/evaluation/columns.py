@@ -1,7 +1,8 @@
 """The columns of the table: what is measured, in which unit, and which way is better."""
 
-from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from pellucid.metrics.maps.suite import (
 _LAST = ("gini", "entropy")
 """Columns without a better direction stand behind the others."""
 _UNITS = {"attention_correlation": "rank correlation", "gini": "", "entropy": ""}
+
+
+Found = TypeVar("Found")
 
 
 class Column(NamedTuple):
@@ -90,13 +94,31 @@ class Judge:
     ) -> None:
         self.subject, self.batch, self.columns, self.settings = subject, batch, columns, settings
         self.label_parts = label_parts_of(data)
-        self.removals: Removals = square_removals(
+        self.skipped: dict[str, str] = {}
+        """Why a column cannot be measured after all."""
+        self.removals: Removals | None = None
+        if "infidelity" in columns:
+            self.removals = self._attempt("infidelity", self._remove)
+
+    def _remove(self) -> Removals:
+        subject, settings = self.subject, self.settings
+        return square_removals(
             subject.call,
             subject.image,
             subject.target,
             squares=settings.squares,
             seed=settings.seed,
         )
+
+    def _attempt(self, key: str, look: Callable[[], Found]) -> Found | None:
+        """What a look through the network finds; a changed image may have scores of NaN."""
+        if key in self.skipped:
+            return None
+        try:
+            return look()
+        except ValueError as error:
+            self.skipped[key] = str(error)
+            return None
 
     def judge(self, heat: Tensor) -> dict[str, Tensor]:
         """Figures of maps.
@@ -130,11 +152,17 @@ class Judge:
         }
         for key, perturb in PERTURBATIONS.items():
             if key in self.columns:
-                target = self.subject.target[rows]
-                values[key] = perturb(
-                    self.subject.call, image, maps, target, steps=self.settings.steps
+                look = partial(
+                    perturb,
+                    self.subject.call,
+                    image,
+                    maps,
+                    self.subject.target[rows],
+                    steps=self.settings.steps,
                 )
-        if "infidelity" in self.columns:
+                area = self._attempt(key, look)
+                values[key] = maps.new_full((len(maps),), torch.nan) if area is None else area
+        if self.removals is not None:
             removals = Removals(self.removals.masks, self.removals.effects[rows])
             values["infidelity"] = infidelity_of(maps, removals)
         return values

@@ -34,7 +34,7 @@ class OwnExplanation(AttributionMethod):
     def explain(self, network: nn.Module, image: Tensor, target: Tensor | None) -> Finding:
         """See :meth:`AttributionMethod.explain`."""
         model = network.model
-        assert isinstance(model, InterpretableModel)  # noqa: S101 - checked above
+        assert isinstance(model, InterpretableModel)
         found = model.explain({"image": image}, target)
         heat = found.heat_map()
         if heat is None:

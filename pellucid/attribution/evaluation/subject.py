@@ -87,5 +87,7 @@ def make_subject(
     for each in found:
         if not isinstance(each, Tensor) or each.ndim != 2 or not each.shape[1]:
             given = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
-            raise ValueError(f"the network must give scores (B, K) of one class or more, got {given}")
+            raise ValueError(
+                f"the network must give scores (B, K) of one class or more, got {given}"
+            )
     return Subject(network=network, image=own, scores=torch.cat(found), name=name, adapt=adapt)

@@ -72,7 +72,7 @@ def evaluate_explanations(
     if not bool(known.all()):
         lost = int((~known).sum())
         skipped["images"] = (
-            f"{lost} of {len(known)} images are left out: their scores or pixels are NaN or infinite"
+            f"{lost} of {len(known)} are left out: their scores or pixels are NaN or infinite"
         )
     if not settings.sensitivity_images:
         skipped["max_sensitivity"] = "sensitivity_images is 0"
@@ -108,6 +108,7 @@ class _Table:
         self.subjects, self.batch, self.data, self.split = subjects, batch, data, split
         self.columns, self.settings = columns, settings
         self.effects: list[PartEffects] = []
+        self.skipped: dict[str, str] = {}
 
     def fill(self, methods: Sequence[AttributionMethod], progress: bool) -> list[Row]:
         """All rows, network by network."""
@@ -125,15 +126,22 @@ class _Table:
             bar.set_description("Removals")
             judge = Judge(subject, self.batch, self.data, self.columns, self.settings)
             self.effects += self._true_effects(subject)
-            random = randomised_copy(subject.network, self.settings.seed)
-            twin = replace(subject, network=random)
+            random = self._random(subject)
             for method in chosen:
                 bar.set_description(method.label)
-                row = self._row(method, subject, twin, judge)
-                rows.append(row)
+                rows.append(self._row(method, subject, random, judge))
                 bar.update()
+            where = f" of {subject.name}" if subject.name else ""
+            self.skipped |= {f"{key}{where}": why for key, why in judge.skipped.items()}
         bar.close()
         return rows
+
+    def _random(self, subject: Subject) -> Subject | None:
+        """The same with a network that knows nothing; None where there is no such thing."""
+        wanted = self.settings.randomised and any(True for _ in subject.network.parameters())
+        if not wanted:
+            return None
+        return replace(subject, network=randomised_copy(subject.network, self.settings.seed))
 
     def _true_effects(self, subject: Subject) -> list[PartEffects]:
         """One, or none where the data cannot be drawn anew."""
@@ -153,7 +161,7 @@ class _Table:
         ]
 
     def _row(
-        self, method: AttributionMethod, subject: Subject, random: Subject, judge: Judge
+        self, method: AttributionMethod, subject: Subject, random: Subject | None, judge: Judge
     ) -> Row:
         found = self._explain(method, subject)
         name = method.name if not subject.name else f"{subject.name}/{method.name}"
@@ -172,7 +180,7 @@ class _Table:
             row.note = "; ".join(each for each in (row.note, note) if each)
         if self.effects:
             row.part_correlation = self._part_correlation(heat)
-        if self.settings.randomised and row.kind != "baseline":
+        if random is not None and row.kind != "baseline":
             self._randomise(row, method, random, judge)
         return row
 
@@ -189,16 +197,14 @@ class _Table:
         if found.heat is None:
             row.note = "; ".join(n for n in (row.note, f"randomised network: {found.note}") if n)
             return
-        assert row.heat is not None  # noqa: S101 - the caller has it
+        assert row.heat is not None
         row.randomised = judge.judge(found.heat)
         size = (random.image.shape[-2], random.image.shape[-1])
         both = [each.cpu().nan_to_num() for each in (row.heat, found.heat)]
         alike = rank_correlation(both[0], both[1], size, cells=_cells(size))
         row.values["randomised_similarity"] = alike.float()
 
-    def _sensitivity(
-        self, method: AttributionMethod, subject: Subject
-    ) -> tuple[Tensor, str]:
+    def _sensitivity(self, method: AttributionMethod, subject: Subject) -> tuple[Tensor, str]:
         """(B,) float, NaN in images that are not looked at, and why it is unknown."""
         count = min(self.settings.sensitivity_images, len(subject.image))
         values = torch.full((len(subject.image),), torch.nan)
@@ -227,6 +233,7 @@ class _Table:
 
     def result(self, rows: list[Row], skipped: dict[str, str]) -> Evaluation:
         """The table, with what its rows have in common."""
+        skipped = skipped | self.skipped
         image = self.subjects[0].image
         size = (image.shape[-2], image.shape[-1])
         own = {row.method: row.heat for row in rows if row.heat is not None}

@@ -224,9 +224,7 @@ class Infidelity(MapMetric):
 
     higher_is_better = False
 
-    def __init__(
-        self, squares: int = SQUARES, seed: int = 0, batch_size: int = BATCH_SIZE
-    ) -> None:
+    def __init__(self, squares: int = SQUARES, seed: int = 0, batch_size: int = BATCH_SIZE) -> None:
         super().__init__()
         _check(squares, batch_size)
         self.squares, self.seed, self.batch_size = squares, seed, batch_size

@@ -16,7 +16,7 @@ from pellucid.metrics.maps.heat import check_heat
 from pellucid.metrics.maps.map_metric import MapMetric
 
 RADIUS = 0.1
-"""In units of a normalised image, standard deviations of the data: some seven of 255 grey levels."""
+"""In units of a normalised image, standard deviations of the data: some seven grey levels."""
 SAMPLES = 4
 BATCH_SIZE = 64
 
