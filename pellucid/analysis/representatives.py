@@ -91,7 +91,7 @@ def _mean_of_others(table: Tensor, labels: Tensor) -> Tensor:
 
 def _first(value: Tensor, allowed: Tensor, count: int) -> list[list[int]]:
     """Per unit, the allowed rows with the largest values; of equals, the first."""
-    order = value.where(allowed, -torch.inf).argsort(0, descending=True, stable=True)[:count]
+    order = value.where(allowed, -torch.inf).argsort(dim=0, descending=True, stable=True)[:count]
     kept = allowed.gather(0, order)
     rows = repeat(torch.arange(len(order)), "n -> n u", u=value.shape[1])
     return [order[rows[:, unit], unit][kept[:, unit]].tolist() for unit in range(value.shape[1])]

@@ -4,7 +4,7 @@ Source: Efron, Tibshirani, *An Introduction to the Bootstrap*, Chapman & Hall 19
 the percentile interval.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ RESAMPLES = 2000
 _AT_ONCE = 2**22
 
 
-class Interval(NamedTuple):
+@dataclass(frozen=True)
+class Interval:
     """A mean and the interval that holds it."""
 
     mean: float

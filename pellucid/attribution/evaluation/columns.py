@@ -146,7 +146,8 @@ class Judge:
         """Figures of the rows, all finite."""
         maps, image = heat[rows], self.subject.image[rows]
         batch: Any = {name: value[rows] for name, value in self.batch.items()}  # type: ignore[index]
-        judged = JudgedMaps(maps, {**batch, "image": image}, self.label_parts)
+        batch["image"] = image
+        judged = JudgedMaps(maps, batch, self.label_parts)
         values = {
             key: entry.judge(judged) for key, entry in MAP_METRICS.items() if key in self.columns
         }

@@ -1,7 +1,7 @@
 """The table, and how it is written: figures with intervals, and reasons for what is missing."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -118,7 +118,7 @@ class Evaluation:
             return None
         return {
             name: value if name == "count" else _plain(value)
-            for name, value in found._asdict().items()
+            for name, value in asdict(found).items()
         }
 
 
