@@ -114,8 +114,8 @@ class AttributionMethod(ABC):
 
         Args:
             network: Maps images (B, C, H, W) to logits (B, K).
-            image: (B, C, H, W), for what only a run of the network shows; None: what its modules
-                alone show is checked.
+            image: (B, C, H, W), for what only a run of the network shows, of which one is enough;
+                None: what its modules alone show is checked.
 
         Raises:
             UnsupportedNetwork: It would be wrong, or could not run.
@@ -154,7 +154,7 @@ class AttributionMethod(ABC):
         with evaluating(network), torch.inference_mode(False), torch.enable_grad():
             own = image.detach().clone()
             wanted = None if target is None else _checked(target, own)
-            self.check(network, own)
+            self.check(network, own[:1])
             found = self.explain(network, own, wanted)
             scores = found.scores
             if scores is None:
@@ -165,7 +165,7 @@ class AttributionMethod(ABC):
         if found.heat is None and pixels is None:
             raise TypeError(f"{type(self).__name__}.explain gave neither heat nor pixels")
         heat = pixels.sum(1) if found.heat is None and pixels is not None else found.heat
-        assert heat is not None  # noqa: S101 - for the type checker
+        assert heat is not None
         return Attribution(
             heat=heat.detach().float(),
             sign=self.sign,
@@ -191,12 +191,20 @@ def completeness_error(total: Tensor, difference: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network in evaluation mode, so that images do not act on each other, and back."""
+    """Put a network in evaluation mode, so that images do not act on each other, and back.
+
+    Its parameters need no gradient meanwhile: what needs one then depends on the image.
+    """
     modes = {module: module.training for module in network.modules()}
+    trained = [each for each in network.parameters() if each.requires_grad]
     network.eval()
     try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
         yield
     finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
         for module, mode in modes.items():
             module.training = mode
 
