@@ -33,7 +33,7 @@ from pellucid.cli import Parser
 from pellucid.cli.checks import check_data
 from pellucid.cli.quiet import quiet
 from pellucid.cli.results import versions
-from pellucid.cli.trained import Trained, load_trained
+from pellucid.cli.trained import Trained, open_trained
 from pellucid.datamodules.base import ImageDataModule, Split
 from pellucid.errors import UserError, nearest
 from pellucid.report.explanation_pictures import Shown, ShownImage, save_shown
@@ -69,8 +69,8 @@ def evaluate(words: Sequence[str]) -> None:
     _check(parsed)
     methods = _methods(parsed.methods)
     with quiet():
-        trained = load_trained(parsed.run, "evaluate", parsed.config, extra)
-        twin = None if parsed.twin is None else load_trained(parsed.twin, "--twin")
+        trained = open_trained("evaluate", parsed.run, parsed.config, extra)
+        twin = None if parsed.twin is None else open_trained("--twin", parsed.twin)
         _check_models(trained, twin)
         output = parsed.output or trained.run
         found = _evaluate(trained, twin, methods, parsed, output)
@@ -98,7 +98,7 @@ def _parser() -> Parser:
     add(
         "--methods",
         nargs="+",
-        default=list(DEFAULT_METHODS),
+        default=[name for name in DEFAULT_METHODS if name == "own" or name in METHODS],
         metavar="NAME",
         help=f"own, all, or any of {', '.join(METHODS)}; default: {' '.join(DEFAULT_METHODS)}",
     )
@@ -184,7 +184,7 @@ def _evaluate(
     ]
     if twin is not None:
         adapt = _renormalise(data, twin.data)
-        networks.append((ClassScores(twin.model.to(parsed.device)), twin.experiment, adapt))
+        networks.append((ClassScores(twin.model.to(parsed.device)), _name(twin), adapt))
     subjects = [make_subject(n, batch["image"], name=name, adapt=a) for n, name, a in networks]
     own, reason = _own(methods, trained, subjects[0])
     chosen = [each for each in methods if own or not isinstance(each, OwnExplanation)]
@@ -220,7 +220,7 @@ def _evaluate(
         "shown": shown,
     }
     if twin is not None:
-        found["twin"] = {"experiment": twin.experiment, "run": twin.run.name}
+        found["twin"] = {"name": _name(twin), "run": twin.run.name}
     if units is not None:
         pairs = enumerate(zip(*units, strict=True))
         found["units"] = {
@@ -228,6 +228,11 @@ def _evaluate(
             for unit, (typical, odd) in pairs
         }
     return found
+
+
+def _name(twin: Trained) -> str:
+    """What the twin's rows are called: its experiment, without what the table's keys are cut at."""
+    return twin.run.resolve().parent.name.replace("/", "-") or "twin"
 
 
 def _batch(data: ImageDataModule, split: Split, places: Sequence[int], device: Any) -> Batch:

@@ -59,8 +59,7 @@ class PellucidCLI(LightningCLI):
     """Parses a command's options; builds data, model and trainer in this order.
 
     Args:
-        command: One of ``fit``, ``run``, ``validate``, ``test``, ``predict``, ``explain``,
-            ``evaluate``.
+        command: One of ``fit``, ``run``, ``validate``, ``test``, ``predict``, ``explain``.
         words: The words after it.
     """
 
@@ -164,7 +163,7 @@ class PellucidCLI(LightningCLI):
         """Build the data, then the model, which takes what the data decide from them."""
         self.datamodule = self._build("data")
         self.datamodule.training_seed = int(self.config.seed_everything)
-        if self.command in ("explain", "evaluate"):  # Their checkpoint rebuilds the model.
+        if self.command == "explain":  # Its checkpoint rebuilds the model.
             return
         self.model = self._build("model")
         given.check_fields(self.model, self.datamodule)

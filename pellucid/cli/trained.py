@@ -1,4 +1,4 @@
-"""A trained model with its data, from the directory of its run or from a checkpoint."""
+"""A trained model with the data of its run, as the commands that look at finished runs want it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,34 +12,35 @@ from pellucid.errors import UserError
 from pellucid.models.base import InterpretableModel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A model in evaluation mode, on the CPU, and its data, normalised as it wants."""
+    """A model in evaluation mode, on the CPU, and its data, normalised as it wants them."""
 
+    run: Path
+    """The run directory, or the directory of a checkpoint that lies in none."""
+    checkpoint: Path
     model: InterpretableModel
     data: ImageDataModule
-    run: Path
-    """The run's directory; that of the checkpoint where it lies in no run."""
-    checkpoint: Path
-    experiment: str
 
 
-def load_trained(
-    path: Path, command: str, config: str | None = None, extra: Sequence[str] = ()
+def open_trained(
+    command: str, path: Path, config: str | None = None, options: Sequence[str] = ()
 ) -> Trained:
-    """Rebuild a trained model and its data.
+    """Rebuild what a path means.
 
     Args:
-        path: A run's directory, whose best checkpoint is meant, or a checkpoint.
         command: Name of the command, for errors.
-        config: The config, for a checkpoint that lies in no run's directory.
-        extra: Options of the config, as ``--data.root DIR``.
+        path: A run directory, whose best checkpoint is meant, or a checkpoint.
+        config: The config of a checkpoint that does not lie in its run's directory.
+        options: Words of the command line that change the config.
 
     Raises:
-        UserError: The run or the checkpoint cannot be read, or they do not fit.
+        UserError: If the run or the checkpoint cannot be read, or an option is wrong.
     """
-    run, checkpoint = find_trained(path, command, config)
-    cli = PellucidCLI("evaluate", ["--config", config or str(run / "config.yaml"), *extra])
+    run, checkpoint = find_trained(command, path, config)
+    # Data are built, the model is not: its checkpoint rebuilds it.
+    words = ["--config", config or str(run / "config.yaml"), *options]
+    cli = PellucidCLI("explain", words)
     content = read_checkpoint(checkpoint, command)
     class_ = load_class("model", cli.given.values)
     try:
@@ -49,16 +50,11 @@ def load_trained(
         raise UserError(command, problem) from error
     check_fits(content, model, cli.datamodule)
     cli.normalise_for(model)
-    name = cli.config.get("experiment") or run.parent.name
-    return Trained(model.eval(), cli.datamodule, run, checkpoint, str(name))
+    return Trained(run=run, checkpoint=checkpoint, model=model.eval(), data=cli.datamodule)
 
 
-def find_trained(path: Path, command: str, config: str | None = None) -> tuple[Path, Path]:
-    """The run directory and the checkpoint that a path means.
-
-    Raises:
-        UserError: There is none of them.
-    """
+def find_trained(command: str, path: Path, config: str | None = None) -> tuple[Path, Path]:
+    """The run directory and the checkpoint that a path means; arguments as above."""
     if path.is_dir():
         checkpoint = path / "checkpoints" / "best.ckpt"
         if not (path / "config.yaml").is_file():
