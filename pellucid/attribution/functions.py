@@ -109,7 +109,9 @@ class FunctionRules(TorchFunctionMode):
 
     def refusal(self, reason: str) -> UnsupportedNetwork:
         """The error that refuses the network for what the running layer does."""
-        return UnsupportedNetwork(self.layers[-1] if self.layers else "network", reason, self.remedy)
+        return UnsupportedNetwork(
+            self.layers[-1] if self.layers else "network", reason, self.remedy
+        )
 
     def _check_chance(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Refuse what makes images act on each other, or two runs differ."""

@@ -148,7 +148,11 @@ class GradCAM(AttributionMethod):
         if self.layer is not None:
             return self.layer
         for name, module in network.named_modules():
-            if name and isinstance(module, Backbone) and not isinstance(module, TransformerBackbone):
+            if (
+                name
+                and isinstance(module, Backbone)
+                and not isinstance(module, TransformerBackbone)
+            ):
                 return name
         return None
 

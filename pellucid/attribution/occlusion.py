@@ -64,13 +64,17 @@ class Occlusion(AttributionMethod):
             raise ValueError(f"stride must be at most the window {window}, got {stride}")
         with torch.no_grad():
             scores = check_scores(network(image), len(image), target)
-            pixels = captum().attr.Occlusion(network).attribute(
-                image,
-                sliding_window_shapes=(channels, window, window),
-                strides=(channels, stride, stride),
-                baselines=self.baseline,
-                target=scores.argmax(1) if target is None else target,
-                perturbations_per_eval=max(1, self.per_run // len(image)),
+            pixels = (
+                captum()
+                .attr.Occlusion(network)
+                .attribute(
+                    image,
+                    sliding_window_shapes=(channels, window, window),
+                    strides=(channels, stride, stride),
+                    baselines=self.baseline,
+                    target=scores.argmax(1) if target is None else target,
+                    perturbations_per_eval=max(1, self.per_run // len(image)),
+                )
             )
         # A window covers all channels, which are all given the same.
         return Finding(heat=pixels[:, 0], scores=scores)
