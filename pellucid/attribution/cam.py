@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from pellucid.attribution.functions import (
     MOVING,
+    Function,
     FunctionRules,
     Rule,
     depends,
     function_name,
     layer_names,
-    preflight,
 )
 from pellucid.attribution.method import (
     AttributionMethod,
@@ -35,9 +35,11 @@ from pellucid.attribution.method import (
     UnsupportedNetwork,
     check_scores,
     completeness_error,
+    evaluating,
 )
 
 _AFTER = MOVING | {"linear", "batch_norm", "conv2d"}
+_AVERAGES = ("mean", "adaptive_avg_pool2d", "avg_pool2d")
 _REMEDY = "use grad_cam"
 
 
@@ -49,123 +51,96 @@ class CAM(AttributionMethod):
     sign = "signed"
     promises_completeness = True
 
+    checks_itself = True
+
     def check(self, network: nn.Module, image: Tensor | None = None) -> None:
         """See :meth:`AttributionMethod.check`: refuses all but an average and an affine layer."""
         if image is not None:
-            preflight(network, image, lambda net, one: _run(net, one)[0], self.label)
+            with evaluating(network), torch.inference_mode(False), torch.enable_grad():
+                _run(network, image[:1].detach().clone())
 
     def explain(self, network: nn.Module, image: Tensor, target: Tensor | None) -> Finding:
         """See :meth:`AttributionMethod.explain`."""
-        scores, maps = _run(network, image.detach().requires_grad_())
+        scores, averages = _run(network, image)
         check_scores(scores, len(image), target)
         chosen = (scores.argmax(1) if target is None else target).unsqueeze(1)
         score = scores.gather(1, chosen)
-        (weight,) = torch.autograd.grad(score.sum(), maps)
-        heat = (weight * maps.detach()).sum(1)
-        with torch.no_grad():
-            without = _run(network, image[:1].detach().requires_grad_(), empty=True)[0]
-        promised = score.detach().squeeze(1) - without[0][chosen.squeeze(1)]
+        assert averages.maps is not None  # Or it would have been refused.
+        (weight,) = torch.autograd.grad(score.sum(), averages.maps)
+        heat = (weight * averages.maps.detach()).sum(1)
+        without, _ = _run(network, image[:1], empty=averages.count)
+        promised = (score.squeeze(1) - without[0][chosen.squeeze(1)]).detach()
         error = completeness_error(heat.double().flatten(1).sum(1), promised.double())
         return Finding(heat=heat, scores=scores, error=error)
 
 
-def _run(network: nn.Module, image: Tensor, empty: bool = False) -> tuple[Tensor, Tensor]:
-    """Scores (B, K), and the last maps that are averaged, a leaf on which alone they depend.
+class _Averages(FunctionRules):
+    """Cuts a network off below each average over all places, and watches what follows the last.
 
     Args:
-        network: The network.
-        image: (B, C, H, W), with a gradient.
-        empty: Whether to put zeros in place of the maps.
+        layers: Names of the running layers.
+        empty: Number of an average, from 1, whose maps zeros are put in place of; 0: none.
     """
-    found = _find(network, image[:1])
-    with torch.enable_grad(), layer_names(network) as layers:
-        pools = _Pools(found, empty)
-        rules = FunctionRules(CAM.label, {}, None, layers, _REMEDY)
-        rules.rules = dict.fromkeys(("mean", "adaptive_avg_pool2d", "avg_pool2d"), pools.rule)
-        with rules:
-            scores: Tensor = network(image)
-    maps = pools.maps
-    if maps is None or not scores.requires_grad:
-        raise UnsupportedNetwork("network", "its scores do not come from averaged maps", _REMEDY)
-    return scores, maps
 
-
-class _Pools:
-    """Counts the averages over all places, and cuts the network off below one of them."""
-
-    def __init__(self, number: int, empty: bool) -> None:
-        self.number, self.empty, self.count = number, empty, 0
+    def __init__(self, layers: list[str], empty: int) -> None:
+        rules: dict[str, Rule] = dict.fromkeys(_AVERAGES, self.average)
+        super().__init__(CAM.label, rules, None, layers, _REMEDY)
+        self.empty, self.count = empty, 0
         self.maps: Tensor | None = None
+        self.after: UnsupportedNetwork | None = None
 
-    def rule(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def __torch_function__(
+        self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs)
+        name = function_name(func)
+        known = name in _AFTER or name in _AVERAGES or not depends(result)
+        if self.maps is not None and not known and self.after is None:
+            self.after = self.refusal(f"{name}() follows the average: no sum over places")
+        return result
+
+    def average(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Rule of functions that may be the average; others of them follow it like any function."""
         result = func(*args, **kwargs)
         maps = args[0] if args else kwargs["input"]
-        if not averages(maps, result):
+        if not _is_average(maps, result):
+            if self.maps is not None and self.after is None:
+                self.after = self.refusal(f"{function_name(func)}() follows the average")
             return result
-        self.count += 1
-        if self.count != self.number:
-            return result
-        leaf = torch.zeros_like(maps) if self.empty else maps.detach().clone()
+        self.count, self.after = self.count + 1, None
+        leaf = torch.zeros_like(maps) if self.count == self.empty else maps.detach().clone()
         self.maps = leaf.requires_grad_()
         if args:
             return func(self.maps, *args[1:], **kwargs)
         return func(**(kwargs | {"input": self.maps}))
 
 
-def averages(maps: Any, result: Any) -> bool:
+def _is_average(maps: Any, result: Any) -> bool:
     """Whether a pooling has made one value of each map (B, U, h, w)."""
     return (
         isinstance(maps, Tensor)
         and isinstance(result, Tensor)
         and maps.ndim == 4
-        and result.numel() == maps.shape[0] * maps.shape[1]
         and result.shape[:2] == maps.shape[:2]
+        and result.numel() == maps.shape[0] * maps.shape[1]
     )
 
 
-def _find(network: nn.Module, image: Tensor) -> int:
-    """Number of the last average over places, from 1, after which all is affine.
+def _run(network: nn.Module, image: Tensor, empty: int = 0) -> tuple[Tensor, _Averages]:
+    """Scores (B, K) that depend on the last averaged maps alone, and those maps.
+
+    Args:
+        network: The network.
+        image: (B, C, H, W).
+        empty: See :class:`_Averages`.
 
     Raises:
-        UnsupportedNetwork: There is none, or another function follows it.
+        UnsupportedNetwork: No maps are averaged, or the scores are no affine function of averages.
     """
-    count, after = 0, ""
-
-    def pool(func: Any, args: Any, kwargs: Any) -> Any:
-        nonlocal count, after
-        result = func(*args, **kwargs)
-        if averages(args[0] if args else kwargs["input"], result):
-            count, after = count + 1, ""
-        elif count:
-            after = after or f"{_layer(layers)}: {function_name(func)}"
-        return result
-
-    class Watch(FunctionRules):
-        def __torch_function__(
-            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            nonlocal after
-            name, given = function_name(func), (args, kwargs or {})
-            result = super().__torch_function__(func, types, args, kwargs)
-            known = name in _AFTER or name in self.rules or not depends(result)
-            if depends(given) and count and not known:
-                after = after or f"{_layer(layers)}: {name}"
-            return result
-
-    one = image.detach().clone().requires_grad_()
-    with torch.enable_grad(), layer_names(network) as layers:
-        rules: dict[str, Rule] = dict.fromkeys(("mean", "adaptive_avg_pool2d", "avg_pool2d"), pool)
-        with Watch(CAM.label, rules, None, layers, _REMEDY):
-            network(one)
-    if not count:
+    with layer_names(network) as layers, _Averages(layers, empty) as averages:
+        scores: Tensor = network(image.detach().requires_grad_())
+    if averages.after is not None:
+        raise averages.after
+    if averages.maps is None or not depends(scores):
         raise UnsupportedNetwork("network", "it averages no maps over all places", _REMEDY)
-    if after:
-        layer, name = after.rsplit(": ", 1)
-        raise UnsupportedNetwork(
-            layer, f"{name}() follows the average: the score is no sum over places", _REMEDY
-        )
-    return count
-
-
-def _layer(layers: list[str]) -> str:
-    return layers[-1] if layers else "network"
+    return scores, averages

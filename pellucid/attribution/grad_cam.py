@@ -132,6 +132,7 @@ class GradCAM(AttributionMethod):
     name = "grad_cam"
     label = "Grad-CAM"
     sign = "positive"
+    checks_itself = True
 
     def __init__(self, layer: str | None = None) -> None:
         if layer == "":

@@ -108,6 +108,8 @@ class AttributionMethod(ABC):
     sign: ClassVar[Sign]
     promises_completeness: ClassVar[bool] = False
     """Whether the values sum to what the method's file says, to :data:`TOLERANCE`."""
+    checks_itself: ClassVar[bool] = False
+    """Whether :meth:`explain` refuses by itself all that :meth:`check` would."""
 
     def check(self, network: nn.Module, image: Tensor | None = None) -> None:  # noqa: B027
         """Say whether the method would be right on a network; the default is right on all.
@@ -154,7 +156,8 @@ class AttributionMethod(ABC):
         with evaluating(network), torch.inference_mode(False), torch.enable_grad():
             own = image.detach().clone()
             wanted = None if target is None else _checked(target, own)
-            self.check(network, own[:1])
+            if not self.checks_itself:
+                self.check(network, own[:1])
             found = self.explain(network, own, wanted)
             scores = found.scores
             if scores is None:

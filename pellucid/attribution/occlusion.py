@@ -62,19 +62,27 @@ class Occlusion(AttributionMethod):
         stride = self.stride or window
         if stride > window:
             raise ValueError(f"stride must be at most the window {window}, got {stride}")
+        seen: list[Tensor] = []
+
+        def run(covered: Tensor) -> Tensor:
+            scores: Tensor = network(covered)
+            if not seen:  # The library looks at the whole images first.
+                seen.append(check_scores(scores, len(image), target))
+            return scores
+
         with torch.no_grad():
-            scores = check_scores(network(image), len(image), target)
+            chosen = run(image).argmax(1) if target is None else target
             pixels = (
                 captum()
-                .attr.Occlusion(network)
+                .attr.Occlusion(run)
                 .attribute(
                     image,
                     sliding_window_shapes=(channels, window, window),
                     strides=(channels, stride, stride),
                     baselines=self.baseline,
-                    target=scores.argmax(1) if target is None else target,
+                    target=chosen,
                     perturbations_per_eval=max(1, self.per_run // len(image)),
                 )
             )
         # A window covers all channels, which are all given the same.
-        return Finding(heat=pixels[:, 0], scores=scores)
+        return Finding(heat=pixels[:, 0], scores=seen[0])

@@ -1,4 +1,4 @@
-"""Networks that attribution is tested on, with weights by chance and activations of ordinary size."""
+"""Networks that attribution is tested on, with weights by chance."""
 
 import torch
 import torchvision

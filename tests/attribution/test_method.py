@@ -177,9 +177,8 @@ def test_models_of_the_house(kind):
     for name in NAMES:
         try:
             found = method(name).attribute(net, image, target)
-        except UnsupportedNetwork as error:
+        except UnsupportedNetwork:
             refused.add(name)
-            assert error.layer
             continue
         if found.completeness_error is not None:
             assert float(found.completeness_error.max()) < 1e-3, name

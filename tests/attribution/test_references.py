@@ -87,7 +87,7 @@ def test_guided_backpropagation_of_relu6_stops_where_it_is_saturated():
 @pytest.mark.parametrize("name", ["guided_backprop", "deconvnet"])
 def test_other_activations_are_refused_by_layer(name):
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.GELU(), nn.Linear(4, 2))
-    with pytest.raises(UnsupportedNetwork, match="layer '2': .* not for gelu"):
+    with pytest.raises(UnsupportedNetwork, match=r"layer '2': .* not for gelu"):
         make_method(name).attribute(net, torch.randn(1, 3, 2, 2))
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     with pytest.raises(UnsupportedNetwork, match="no ReLU"):
@@ -215,8 +215,7 @@ def test_lrp_is_captums_on_a_feed_forward_network():
 
 def residual(classes=4):
     torch.manual_seed(3)
-    net = calibrated(Residual(classes), 12)
-    return net
+    return calibrated(Residual(classes), 12)
 
 
 def test_lrp_is_zennits_on_a_residual_network():
