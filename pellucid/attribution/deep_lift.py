@@ -190,8 +190,9 @@ class DeepLift(AttributionMethod):
         """See :meth:`AttributionMethod.explain`."""
         reference = self._reference(image)
         both = torch.cat((image, reference)).requires_grad_()
-        scores = check_scores(self._scores(network, both), len(both), target)
-        own, zero = scores.chunk(2)
+        own, zero = self._scores(network, both).chunk(2)
+        check_scores(own, len(image), target)
+        check_scores(zero, len(image))
         chosen = (own.argmax(1) if target is None else target).unsqueeze(1)
         (multiplier,) = torch.autograd.grad(own.gather(1, chosen).sum(), both)
         pixels = multiplier.chunk(2)[0] * (image - reference)

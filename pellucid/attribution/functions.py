@@ -187,7 +187,7 @@ def layer_names(network: nn.Module) -> Iterator[list[str]]:
 
 def preflight(
     network: nn.Module, image: Tensor, run: Callable[[nn.Module, Tensor], Tensor], label: str
-) -> None:
+) -> bool:
     """Run one image by a method's rules, which refuse what they do not know, and compare scores.
 
     Args:
@@ -196,16 +196,22 @@ def preflight(
         run: Gives scores (1, K) of one image by the rules.
         label: Name of the method, for errors.
 
+    Returns:
+        Whether the rules were run: scores that cannot be explained at all are left to the method.
+
     Raises:
-        UnsupportedNetwork: A rule is missing, or the rules give other scores than the network: it
-            runs on the old value of a tensor that it overwrites, or differs from run to run.
+        UnsupportedNetwork: A rule is missing, the scores do not depend on the image by a gradient,
+            or the rules give other scores than the network: it runs on the old value of a tensor
+            that it overwrites, or differs from run to run.
     """
     with evaluating(network), torch.inference_mode(False), torch.enable_grad():
         one = image[:1].detach().clone().requires_grad_()
         _refuse_hidden(network, label)
         scores = network(one)
         if not isinstance(scores, Tensor) or scores.ndim != 2 or not scores.isfinite().all():
-            return  # The run itself says what is wrong with them, whatever the method.
+            return False
+        if not depends(scores):
+            raise without_gradient()
         _refuse_own_functions(scores, label)
         found = run(network, one).detach()
         scale = float(scores.detach().abs().max().clamp(min=1e-6))
@@ -216,6 +222,16 @@ def preflight(
                 "place is used again, or two runs differ",
                 "write the operation out of place, or use integrated_gradients or occlusion",
             )
+    return True
+
+
+def without_gradient() -> UnsupportedNetwork:
+    """The error that refuses scores without a gradient."""
+    return UnsupportedNetwork(
+        "network",
+        "the scores do not depend on the image by a gradient",
+        "compute them without torch.no_grad, or use occlusion",
+    )
 
 
 def _refuse_hidden(network: nn.Module, label: str) -> None:

@@ -12,7 +12,8 @@ Where this differs from the papers:
 from torch import Tensor, nn, ones_like
 from torch.autograd import grad
 
-from pellucid.attribution.method import AttributionMethod, Finding, UnsupportedNetwork, check_scores
+from pellucid.attribution.functions import without_gradient
+from pellucid.attribution.method import AttributionMethod, Finding, check_scores
 
 
 def score_gradient(
@@ -40,11 +41,7 @@ def score_gradient(
     if picked.requires_grad:
         (gradient,) = grad(picked, image, ones_like(picked), allow_unused=True)
     if gradient is None:
-        raise UnsupportedNetwork(
-            "network",
-            "the scores do not depend on the image by a gradient",
-            "compute them without torch.no_grad, or use occlusion",
-        )
+        raise without_gradient()
     return gradient, scores.detach()
 
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from pellucid.attribution.deep_lift import checked_baseline
 from pellucid.attribution.functions import JUMPING, FunctionRules, Rule, layer_names, preflight
-from pellucid.attribution.gradients import score_gradient
 from pellucid.attribution.library import captum
 from pellucid.attribution.method import (
     TOLERANCE,
@@ -103,8 +102,6 @@ class IntegratedGradients(AttributionMethod):
             zero = check_scores(network(reference[:1]), 1)
         chosen = scores.argmax(1) if target is None else target
         promised = scores.gather(1, chosen.unsqueeze(1)).squeeze(1) - zero[0][chosen]
-        # Refuses scores without a gradient by name, which the library answers by a traceback.
-        score_gradient(network, image[:1], chosen[:1])
         path = _Path(network, self.baseline, self.per_run)
         coarse = path.ends(image, chosen, self.steps)
         pixels, error = coarse.clone(), torch.full_like(promised, float("inf")).double()

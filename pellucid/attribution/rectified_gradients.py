@@ -68,8 +68,8 @@ class _RectifiedGradient(AttributionMethod):
                 scores: Tensor = network(one)
             return scores
 
-        preflight(network, image, run, self.label)
-        if not count[0]:
+        ran = preflight(network, image, run, self.label)
+        if ran and not count[0]:
             reason = f"it has no ReLU, so {self.label} would be the plain gradient"
             raise UnsupportedNetwork("network", reason, _REMEDY)
 
