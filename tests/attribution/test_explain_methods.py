@@ -15,7 +15,7 @@ def test_methods_are_chosen_by_name():
     assert chosen_methods(["lrp", "cam", "lrp"]) == ["lrp", "cam"]
     assert {"saliency", "occlusion"} <= set(chosen_methods(["all"]))
     assert chosen_methods([]) == []
-    with pytest.raises(UserError, match="--methods: .* 'gradcam'; did you mean 'grad_cam'"):
+    with pytest.raises(UserError, match=r"--methods: .* 'gradcam'; did you mean 'grad_cam'"):
         chosen_methods(["lrp", "gradcam"])
 
 
