@@ -47,6 +47,13 @@ from pellucid.attribution.method import (
     check_scores,
     completeness_error,
 )
+from pellucid.attribution.rescale import (
+    rescale,
+    rescale_masked,
+    rescale_maximum,
+    rescale_product,
+    twice,
+)
 
 _ELEMENTWISE = (
     *("relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "gelu", "silu", "hardswish"),
@@ -54,97 +61,10 @@ _ELEMENTWISE = (
     *("softplus", "softsign", "exp", "log", "sqrt", "rsqrt", "square", "reciprocal", "abs"),
 )
 _PLAIN = MOVING | AVERAGING | WEIGHTED | ADDING
-_LEAST = 1e-8
-"""Difference of an activation's inputs below which its slope is its derivative."""
 _MOST_LOST = 0.01
 """Share of all that attributions move by which they may miss the score's difference at most; what
 rounding costs is far below it."""
 _REMEDY = "use integrated_gradients, which needs no rules"
-
-
-def rescale(value: Tensor, function: Any) -> Tensor:
-    """An elementwise function as the line through its values at the image and at the baseline.
-
-    Args:
-        value: (2 B, ...), images first, then their baselines.
-        function: Maps a tensor to one of the same shape.
-    """
-    with torch.no_grad():
-        result = function(value)
-        change, rise = _difference(value), _difference(result)
-        far = change.abs() > _LEAST
-        slope = torch.where(far, rise / torch.where(far, change, 1.0), 0.0)
-    if not far.all():
-        with torch.enable_grad():
-            here = value.detach()[: len(value) // 2].requires_grad_()
-            (derivative,) = torch.autograd.grad(function(here).sum(), here)
-        slope = torch.where(far, slope, derivative)
-    return _through(result, value * _twice(slope))
-
-
-def rescale_maximum(value: Tensor, pool: Any) -> Tensor:
-    """Max pooling as a line through its values at the image and at the baseline.
-
-    Args:
-        value: (2 B, C, H, W), images first.
-        pool: Gives maxima and their places in the flattened plane, (2 B, C, h, w) each.
-    """
-    with torch.no_grad():
-        result, places = pool(value)
-        own, reference = result.chunk(2)
-        highest = torch.maximum(own, reference)
-        own_place, reference_place = (each.flatten(2) for each in places.chunk(2))
-        change = _difference(value).flatten(2)
-        gained = _ratio((highest - reference).flatten(2), change.gather(2, own_place))
-        lost = _ratio((own - highest).flatten(2), change.gather(2, reference_place))
-    flat = value.flatten(2)
-    line = flat.gather(2, _twice(own_place)) * _twice(gained)
-    line = line + flat.gather(2, _twice(reference_place)) * _twice(lost)
-    return _through(result, line.view_as(result))
-
-
-def rescale_product(first: Tensor, second: Tensor, product: Any) -> Tensor:
-    """A product, linear in each factor, as a line through its values at image and baseline.
-
-    Args:
-        first: (2 B, ...), or without the batch where it does not depend on the image.
-        second: Likewise.
-        product: Multiplies the two.
-    """
-    result = product(first, second).detach()
-    line = torch.zeros_like(result)
-    if first.requires_grad:
-        line = line + product(first, _mean(second))
-    if second.requires_grad:
-        line = line + product(_mean(first), second)
-    return _through(result, line)
-
-
-def _difference(value: Tensor) -> Tensor:
-    own, reference = value.chunk(2)
-    return own - reference
-
-
-def _mean(value: Tensor) -> Tensor:
-    """The mean of image and baseline, for both; a factor without them is its own."""
-    if not value.requires_grad:
-        return value
-    own, reference = value.detach().chunk(2)
-    return _twice((own + reference) / 2)
-
-
-def _twice(value: Tensor) -> Tensor:
-    return torch.cat((value, value))
-
-
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    far = whole.abs() > _LEAST
-    return torch.where(far, part / torch.where(far, whole, 1.0), 0.0)
-
-
-def _through(result: Tensor, line: Tensor) -> Tensor:
-    """``result`` in value, ``line`` in gradient."""
-    return line + (result - line).detach()
 
 
 class DeepLift(AttributionMethod):
@@ -181,7 +101,7 @@ class DeepLift(AttributionMethod):
         """Scores (2 B, K) of images and baselines, as the linear network has them."""
         with layer_names(network) as layers:
             rules = FunctionRules(self.label, {}, _PLAIN, layers, _REMEDY)
-            rules.rules = _table(rules, len(both))
+            rules.rules = _Table(rules, len(both)).rules()
             with rules:
                 scores: Tensor = network(both)
         return scores
@@ -220,76 +140,86 @@ def checked_baseline(baseline: float) -> float:
     return float(baseline)
 
 
-def _table(rules: FunctionRules, batch: int) -> dict[str, Rule]:
-    """Rules for a batch of that many images and baselines."""
+class _Table:
+    """The rules of one run of the network.
 
-    def check(func: Any, value: Any) -> None:
+    Args:
+        running: Refuses.
+        batch: Number of images and baselines together.
+    """
+
+    def __init__(self, running: FunctionRules, batch: int) -> None:
+        self.running, self.batch = running, batch
+
+    def rules(self) -> dict[str, Rule]:
+        table: dict[str, Rule] = dict.fromkeys(_ELEMENTWISE, self.elementwise)
+        table |= dict.fromkeys(POOLING_MAXIMA, self.maximum)
+        table |= dict.fromkeys(MULTIPLYING, self.product)
+        return table | {"softmax": self.softmax}
+
+    def refusal(self, func: Any, why: str = "") -> UnsupportedNetwork:
+        return self.running.refusal(f"DeepLIFT has no rule for this {func.__name__}(){why}")
+
+    def check(self, func: Any, value: Any) -> None:
         # Halves are told apart along the first axis, where tokens or heads may stand instead.
-        if not isinstance(value, Tensor) or not value.ndim or value.shape[0] % batch:
-            raise rules.refusal(
-                f"{rules.label} has no rule for {function_name(func)}() with images along another "
-                "axis than the first"
-            )
+        if not isinstance(value, Tensor) or not value.ndim or value.shape[0] % self.batch:
+            raise self.refusal(func, ", whose first axis is not that of images")
 
-    def elementwise(func: Any, args: Any, kwargs: Any) -> Tensor:
-        name = function_name(func)
+    def elementwise(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         options = {key: value for key, value in kwargs.items() if key not in ("input", "inplace")}
         value, rest = (args[0], args[1:]) if args else (kwargs["input"], ())
-        check(func, value)
-        plain = _OUT_OF_PLACE.get(name, func)
-        if depends(rest) or depends(options) or plain.__name__.endswith("_"):
-            raise rules.refusal(f"{rules.label} has no rule for this {func.__name__}()")
+        self.check(func, value)
+        plain = _OUT_OF_PLACE.get(function_name(func), func)
+        if depends((rest, options)) or plain.__name__.endswith("_"):
+            raise self.refusal(func)
         return rescale(value, lambda each: plain(each, *rest, **options))
 
-    def maximum(func: Any, args: Any, kwargs: Any) -> Tensor:
+    def maximum(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         if kwargs.get("return_indices") or function_name(func) != "max_pool2d":
-            raise rules.refusal(f"{rules.label} has no rule for this {function_name(func)}()")
-        options = {key: value for key, value in kwargs.items() if key != "input"}
+            raise self.refusal(func)
+        given = {k: v for k, v in kwargs.items() if k not in ("input", "return_indices")}
         value, rest = (args[0], args[1:]) if args else (kwargs["input"], ())
-        check(func, value)
+        self.check(func, value)
         pool = partial(torch.nn.functional.max_pool2d, return_indices=True)
-        options.pop("return_indices", None)
-        return rescale_maximum(value, lambda each: pool(each, *rest, **options))
+        return rescale_maximum(value, lambda each: pool(each, *rest, **given))
 
-    def softmax(func: Any, args: Any, kwargs: Any) -> Tensor:
+    def softmax(self, func: Any, args: Any, kwargs: Any) -> Tensor:
         value, rest = (args[0], args[1:]) if args else (kwargs["input"], ())
         dim = kwargs.get("dim", rest[0] if rest else None)
-        check(func, value)
+        self.check(func, value)
         if not isinstance(dim, int) or kwargs.get("dtype") is not None:
-            raise rules.refusal(f"{rules.label} needs a soft-max with its dim and no dtype")
+            raise self.refusal(func, ", but for one with dim and without dtype")
+        # The same shift for image and baseline leaves the soft-max as it is.
         top = value.detach().amax(dim, keepdim=True)
-        powers = rescale(value - _twice(torch.maximum(*top.chunk(2))), torch.exp)
+        powers = rescale(value - twice(torch.maximum(*top.chunk(2))), torch.exp)
         total = rescale(powers.sum(dim, keepdim=True), torch.reciprocal)
         return rescale_product(powers, total, torch.mul)
 
-    def product(func: Any, args: Any, kwargs: Any) -> Any:
+    def product(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """A product or quotient, of which one side or both depend on the image."""
         name = function_name(func)
         formula, operands = (args[0], args[1:]) if name == "einsum" else (None, args)
         if len(operands) == 1 and isinstance(operands[0], (tuple, list)):
             operands = operands[0]
-        if sum(depends(each) for each in operands) == 1 and not _masked(name, operands):
-            if name.startswith("div") and depends(operands[1]):
-                return torch.mul(operands[0], rescale(operands[1], torch.reciprocal))
-            return func(*args, **kwargs)
-        if kwargs or len(operands) != 2:
-            raise rules.refusal(f"{rules.label} has no rule for this {name}()")
-        first, second = operands
+        if kwargs or len(operands) > 2:
+            raise self.refusal(func)
         if _masked(name, operands):
+            first, second = operands
             return rescale_masked(*(operands if depends(first) else (second, first)))
-        check(func, first)
-        check(func, second)
-        if name.startswith("div"):
-            return rescale_product(first, rescale(second, torch.reciprocal), torch.mul)
-        multiply = torch.mul if name.startswith("mul") else torch.matmul
+        divides = name.startswith("div") and depends(operands[1])
+        if sum(depends(each) for each in operands) == 1:
+            if divides:
+                return operands[0] * rescale(operands[1], torch.reciprocal)
+            return func(*args, **kwargs)
+        first, second = operands
+        self.check(func, first)
+        self.check(func, second)
+        if divides:
+            second = rescale(second, torch.reciprocal)
+        multiply = torch.matmul if name in ("matmul", "bmm") else torch.mul
         return rescale_product(
             first, second, multiply if formula is None else partial(torch.einsum, formula)
         )
-
-    table: dict[str, Rule] = dict.fromkeys(_ELEMENTWISE, elementwise)
-    table |= dict.fromkeys(POOLING_MAXIMA, maximum)
-    table |= dict.fromkeys(MULTIPLYING, product)
-    table["softmax"] = softmax
-    return table
 
 
 def _masked(name: str, operands: Sequence[Any]) -> bool:
@@ -302,23 +232,6 @@ def _masked(name: str, operands: Sequence[Any]) -> bool:
         and first.ndim == second.ndim > 0
         and first.shape[0] == second.shape[0] > 1
     )
-
-
-def rescale_masked(value: Tensor, factor: Tensor) -> Tensor:
-    """A product with a factor of each image's own that no gradient reaches.
-
-    Args:
-        value: (2 B, ...), images first.
-        factor: (2 B, ...), which may differ between image and baseline.
-    """
-    with torch.no_grad():
-        result = value * factor
-        own, reference = (value.expand_as(result)).chunk(2)
-        change, rise = own - reference, _difference(result)
-        far = change.abs() > _LEAST
-        slope = torch.where(far, rise / torch.where(far, change, 1.0), 0.0)
-        slope = torch.where(far, slope, factor.expand_as(result).chunk(2)[0])
-    return _through(result, value * _twice(slope))
 
 
 _OUT_OF_PLACE: dict[str, Any] = {
