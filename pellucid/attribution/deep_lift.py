@@ -12,8 +12,8 @@ or in place, or a function. The gradient of that linear network is the multiplie
 Where this differs from the paper:
 
 - A product of two things that both depend on the image gives each its mean of the other, half of
-  what the product changes by: the paper has no rule for products. A factor that the gradient does
-  not reach, as a mask made of detached activations, counts as part of an activation.
+  what the product changes by: the paper has no rule for products. What a mask made of detached
+  activations changes is shared by the activations of its map, by how much each changed.
 - Soft-max is taken apart into exponentials, their sum, and a product.
 - A maximum's difference goes to the place that is largest in the image, and what the baseline's
   own largest place loses to that one, as Captum has it.
@@ -204,8 +204,11 @@ class _Table:
         if kwargs or len(operands) > 2:
             raise self.refusal(func)
         if _masked(name, operands):
-            first, second = operands
-            return rescale_masked(*(operands if depends(first) else (second, first)))
+            value, mask = operands if depends(operands[0]) else operands[::-1]
+            self.check(func, value)
+            if torch.broadcast_shapes(value.shape, mask.shape) != value.shape:
+                raise self.refusal(func, " with a mask that is larger than what it masks")
+            return rescale_masked(value, mask)
         divides = name.startswith("div") and depends(operands[1])
         if sum(depends(each) for each in operands) == 1:
             if divides:
@@ -229,7 +232,7 @@ def _masked(name: str, operands: Sequence[Any]) -> bool:
     first, second = operands
     return bool(
         first.requires_grad != second.requires_grad
-        and first.ndim == second.ndim > 0
+        and first.ndim == second.ndim > 1
         and first.shape[0] == second.shape[0] > 1
     )
 

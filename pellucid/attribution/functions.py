@@ -252,7 +252,7 @@ def _refuse_own_functions(scores: Tensor, label: str) -> None:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if isinstance(node, torch.autograd.function.BackwardCFunction):
+        if issubclass(type(node), torch.autograd.function.BackwardCFunction):
             raise UnsupportedNetwork(
                 type(node).__name__.removesuffix("Backward"),
                 f"an autograd function of the network's own, for which {label} has no rule",

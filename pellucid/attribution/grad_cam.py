@@ -148,14 +148,13 @@ class GradCAM(AttributionMethod):
         """The name of the layer where no run is needed to know it."""
         if self.layer is not None:
             return self.layer
-        for name, module in network.named_modules():
-            if (
-                name
-                and isinstance(module, Backbone)
-                and not isinstance(module, TransformerBackbone)
-            ):
-                return name
-        return None
+        with_maps = (
+            name
+            for name, module in network.named_modules()
+            if name and isinstance(module, Backbone) and not isinstance(module, TransformerBackbone)
+        )
+        found: str | None = next(with_maps, None)
+        return found
 
     def explain(self, network: nn.Module, image: Tensor, target: Tensor | None) -> Finding:
         """See :meth:`AttributionMethod.explain`."""

@@ -59,8 +59,10 @@ from pellucid.attribution.method import (
 LRPRule = Literal["epsilon_plus", "epsilon"]
 Linear = Callable[[Tensor], Tensor]
 
-_PASSING = ("relu6", "hardtanh", "clamp", "gelu", "silu", "hardswish", "tanh", "elu", "celu")
-_PASSING = (*_PASSING, "selu", "leaky_relu", "mish", "softsign", "prelu")
+_PASSING = (
+    *("relu6", "hardtanh", "clamp", "gelu", "silu", "hardswish", "tanh", "elu", "celu", "selu"),
+    *("leaky_relu", "mish", "softsign", "prelu"),
+)
 _PLAIN = MOVING | AVERAGING | POOLING_MAXIMA
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 _REMEDY = "use integrated_gradients or deep_lift"
@@ -181,9 +183,7 @@ class _Table:
         return table | {"relu": self.relu}
 
     def layer(self, inputs: Tensor, value: Tensor, parts: Sequence[Linear]) -> Tensor:
-        result: Tensor = _Layer.apply(  # type: ignore[no-untyped-call]
-            inputs, value.detach(), parts, self.epsilon, self.absorbed
-        )
+        result: Tensor = _Layer.apply(inputs, value.detach(), parts, self.epsilon, self.absorbed)
         return result
 
     def convolution(self, func: Any, args: Any, kwargs: Any) -> Tensor:
@@ -241,12 +241,13 @@ class _Table:
         plain = torch.clamp if name == "clamp" else func
         with torch.no_grad():
             result: Tensor = plain(value, *rest, **options)
-            if bool(plain(torch.zeros_like(value[:1, :1]), *rest, **options).any()):
+            if bool(plain(torch.zeros_like(value[:1]), *rest, **options).any()):
                 raise self.running.refusal(f"LRP cannot pass {name}(), which makes something of 0")
             ratio = torch.where(value == 0, 0.0, result / value)
         # The value to the last digit, which a product with the ratio is not.
         line = value * ratio
-        return line + (result - line).detach()
+        passed: Tensor = line + (result - line).detach()
+        return passed
 
     def product(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = function_name(func)

@@ -89,7 +89,7 @@ class _RectifiedGradient(AttributionMethod):
 
         def rectify(value: Tensor, ceiling: float | None = None) -> Any:
             count[0] += 1
-            return _Rectified.apply(value, ceiling, self.guided)  # type: ignore[no-untyped-call]
+            return _Rectified.apply(value, ceiling, self.guided)
 
         def relu(func: Any, args: Any, kwargs: Any) -> Any:
             return rectify(args[0] if args else kwargs["input"])

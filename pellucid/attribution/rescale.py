@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 _LEAST = 1e-8
 """Difference of an activation's inputs below which its slope is its derivative."""
@@ -72,20 +73,39 @@ def rescale_product(first: Tensor, second: Tensor, product: Any) -> Tensor:
 
 
 def rescale_masked(value: Tensor, factor: Tensor) -> Tensor:
-    """A product with a factor of each image's own that no gradient reaches.
+    """A product with a mask of each image's own that no gradient reaches.
+
+    What the values change goes to each of them; what the mask changes is shared by the values of
+    its map, by how much each of them changed. A slope ``change of product / change of value``, of
+    values that hardly change under a mask that does, would have no bounds.
 
     Args:
         value: (2 B, ...), images first.
-        factor: (2 B, ...), which may differ between image and baseline.
+        factor: The same shape, or one that is broadcast to it; may differ between the two.
     """
-    with torch.no_grad():
-        result = value * factor
-        own, reference = (value.expand_as(result)).chunk(2)
-        change, rise = own - reference, _difference(result)
-        far = change.abs() > _LEAST
-        slope = torch.where(far, rise / torch.where(far, change, 1.0), 0.0)
-        slope = torch.where(far, slope, factor.expand_as(result).chunk(2)[0])
-    return _through(result, value * twice(slope))
+    result: Tensor = _Masked.apply(value, factor.expand_as(value))
+    return result
+
+
+class _Masked(Function):
+    """The product; its gradient is the multiplier, for the half of the images."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(value, factor)
+        return value * factor
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        value, factor = ctx.saved_tensors
+        signal = gradients[0].chunk(2)[0]
+        change = _difference(value)
+        places = tuple(range(2 if value.ndim > 2 else 1, value.ndim))
+        both = sum(value.chunk(2)) / 2
+        moved = (signal * both * _difference(factor)).sum(places, keepdim=True)
+        share = _ratio(moved, change.abs().sum(places, keepdim=True)) * change.sign()
+        found = signal * sum(factor.chunk(2)) / 2 + share
+        return torch.cat((found, torch.zeros_like(found))), None
 
 
 def _difference(value: Tensor) -> Tensor:

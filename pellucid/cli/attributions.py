@@ -83,9 +83,10 @@ def _attribute(
 ) -> Attribution:
     """All images, a few at a time."""
     parts = []
-    pairs = list(zip(images.split(_BATCH), target.split(_BATCH), strict=True))
-    for batch, wanted in tqdm(pairs, desc=method.label, unit="batch", delay=2, leave=False):
-        parts.append(method.attribute(network, batch, wanted))
+    starts = range(0, len(images), _BATCH)
+    for start in tqdm(starts, desc=method.label, unit="batch", delay=2, leave=False):
+        some = slice(start, start + _BATCH)
+        parts.append(method.attribute(network, images[some], target[some]))
     errors = [part.completeness_error for part in parts if part.completeness_error is not None]
     return Attribution(
         heat=torch.cat([part.heat for part in parts]),

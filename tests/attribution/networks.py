@@ -33,7 +33,7 @@ class Plain(nn.Module):
         self.pool = nn.MaxPool2d(3, 2, padding=1)
         self.second = nn.Conv2d(6, 8, 3)
         self.relu2 = nn.ReLU()
-        self.hidden = nn.Linear(8 * 4, 7)
+        self.hidden = nn.Linear(8 * 16, 7)
         self.relu3 = nn.ReLU()
         self.last = nn.Linear(7, classes)
 

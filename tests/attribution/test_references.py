@@ -1,5 +1,7 @@
 """Each method against loops written here, closed forms, and libraries where these are right."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -145,7 +147,7 @@ def test_deep_lift_is_captums_where_captum_is_right():
 
     net, image, target = network(), torch.randn(4, 3, 12, 12), torch.tensor([0, 2, 1, 0])
     found = make_method("deep_lift", baseline=0.3).attribute(net, image, target)
-    with pytest.warns(UserWarning, match="Setting forward, backward hooks"):
+    with warnings.catch_warnings(action="ignore"):
         wanted = DeepLift(net).attribute(image, torch.full_like(image, 0.3), target=target)
     torch.testing.assert_close(found.pixels, wanted.detach(), atol=1e-5, rtol=1e-3)
     assert float(found.completeness_error.max()) < 1e-4
@@ -208,7 +210,8 @@ def test_lrp_is_captums_on_a_feed_forward_network():
     from captum.attr import LRP
 
     image, target = torch.randn(4, 3, 12, 12), torch.tensor([0, 2, 1, 0])
-    wanted = LRP(network()).attribute(image, target=target).detach()
+    with warnings.catch_warnings(action="ignore"):
+        wanted = LRP(network()).attribute(image, target=target).detach()
     found = make_method("lrp", rule="epsilon", epsilon=1e-9).attribute(network(), image, target)
     torch.testing.assert_close(found.pixels, wanted, atol=1e-5, rtol=1e-3)
 
@@ -290,12 +293,11 @@ def test_cam_by_hand():
     with torch.no_grad():
         before = F.relu(net.norm(net.first(image)))
         maps = F.relu(net.second(before) + before)
+    weight = net.last.weight.detach()
     for i in range(3):
         for y in range(12):
             for x in range(12):
-                wanted = sum(
-                    float(net.last.weight[target[i], c] * maps[i, c, y, x]) / 144 for c in range(6)
-                )
+                wanted = sum(float(weight[target[i], c] * maps[i, c, y, x]) / 144 for c in range(6))
                 assert float(found.heat[i, y, x]) == pytest.approx(wanted, abs=1e-6)
     score = found.scores.gather(1, target[:, None])[:, 0]
     total = found.heat.sum((1, 2)) + net.last.bias.detach()[target]
@@ -413,3 +415,21 @@ def test_functions_that_no_rule_sees_are_refused():
         for name in ("deep_lift", "guided_backprop"):
             with pytest.raises(UnsupportedNetwork, match=reason):
                 make_method(name).attribute(net, torch.randn(2, 3, 12, 12))
+
+
+def test_deep_lift_shares_what_a_mask_of_detached_activations_changes():
+    """Its own activations get it, by how much each differs; nothing grows without bounds."""
+
+    class Masked(nn.Module):
+        def forward(self, image):
+            mask = 1 / (1 + (image.detach() - image.detach().amax((2, 3), keepdim=True)) ** 2)
+            return (mask * image).flatten(1) @ torch.linspace(-1, 1, 8).view(4, 2)
+
+    image = torch.tensor([2.0, 1.0, 1e-6, -0.5]).view(1, 1, 2, 2)
+    found = make_method("deep_lift").attribute(Masked(), image, torch.tensor([1]))
+    mask = 1 / (1 + (image - 2) ** 2)
+    weight = torch.linspace(-1, 1, 8).view(4, 2)[:, 1].view(1, 1, 2, 2)
+    moved = float((weight * image / 2 * (mask - 1)).sum())
+    wanted = weight * image * (mask + 1) / 2 + moved * image.abs() / image.abs().sum()
+    torch.testing.assert_close(found.pixels, wanted, atol=1e-5, rtol=1e-4)
+    assert float(found.completeness_error) < 1e-5
