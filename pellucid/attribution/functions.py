@@ -52,6 +52,9 @@ ADDING = frozenset({"add", "sub", "subtract", "rsub"})
 MULTIPLYING = frozenset({"mul", "multiply", "matmul", "bmm", "einsum", "div", "divide"})
 POOLING_MAXIMA = frozenset({"max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool2d"})
 
+_OPERATORS = {"__matmul__": "matmul", "__rsub__": "rsub"}
+"""Operators whose function has a name of its own; those of the others have it already."""
+
 JUMPING = frozenset(
     {
         *("argmax", "argmin", "argsort", "topk", "sort", "round", "floor", "ceil", "trunc", "sign"),
@@ -127,6 +130,7 @@ class FunctionRules(TorchFunctionMode):
 def function_name(func: Function) -> str:
     """The bare name of a torch function or method: ``relu_`` and ``Tensor.relu`` are ``relu``."""
     name = str(getattr(func, "__name__", func))
+    name = _OPERATORS.get(name, name)
     return name if name.startswith("__") else name.rstrip("_")
 
 
