@@ -31,9 +31,7 @@ def loop(responses, labels, strongest):
         typical.append(sorted(strong, key=lambda i: -cosine(i)))
         surprise = {}
         for i in strong:
-            others = [
-                rows[j][u] for j in range(count) if j != i and labels[j] == labels[i]
-            ]
+            others = [rows[j][u] for j in range(count) if j != i and labels[j] == labels[i]]
             mean = sum(others) / len(others) if others else rows[i][u]
             if mean <= limit:
                 surprise[i] = rows[i][u] - mean
