@@ -162,11 +162,16 @@ def save_shown(
         )
     if images:
         names = ["Image", *(shown.label for shown in methods)]
-        titles = [f"{image.index}: {image.predicted}" for image in images]
+        titles = [_title(image) for image in images]
         Image.fromarray(draw_sheet(sheet, names, titles)).save(
             folder / "overview.png", optimize=True
         )
     return entries
+
+
+def _title(image: ShownImage) -> str:
+    wrong = image.label not in (None, image.predicted)
+    return f"{image.index}: {image.predicted}{f' (is {image.label})' if wrong else ''}"
 
 
 def _remove_listed(directory: Path) -> None:
