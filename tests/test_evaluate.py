@@ -34,14 +34,25 @@ data:
     val_size: 8
     test_size: 12
 """
-METHODS = {each.name: each for each in (Gradient, Refused, Broken)}
+
+
+class Needy(Gradient):
+    """Needs to be told something that nobody told it."""
+
+    name = "needy"
+
+    def __init__(self) -> None:
+        raise ValueError("explainer must be given")
+
+
+METHODS = {each.name: each for each in (Gradient, Refused, Broken, Needy)}
 
 
 @pytest.fixture(autouse=True)
 def few_methods(monkeypatch):
     """Methods of the test's own, so that only the command is tested."""
     monkeypatch.setattr(module, "METHODS", METHODS)
-    monkeypatch.setattr(module, "make_method", lambda name: METHODS[name]())
+    monkeypatch.setattr(module, "make_method", lambda name, **options: METHODS[name](**options))
 
 
 @pytest.fixture(scope="module")
@@ -171,9 +182,20 @@ def test_sigmoid_heads_explain_both_classes():
     assert float(scores[:, 0].abs().max()) == 0
 
 
+def test_of_all_methods_those_that_cannot_be_made_are_left_out(tiny, tmp_path):
+    words = ["--methods", "all", "--images", 2, "--show", 0, "--output", tmp_path]
+    assert call("evaluate", tiny, *words) == 0
+    found = read(tmp_path)
+    assert [each["method"] for each in found["rows"]][:2] == ["own", "gradient"]
+    assert "needy" not in {each["method"] for each in found["rows"]}
+    assert found["skipped"]["needy"] == "explainer must be given"
+    assert found["shown"] == []
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--methods", "needy"], "--methods: needy: explainer must be given"),
         (["--methods", "gradiant"], "no method 'gradiant'; did you mean 'gradient'?"),
         (["--images", "0"], "--images: must be at least 1, got 0"),
         (["--seed", "-1"], "--seed: must be at least 0, got -1"),

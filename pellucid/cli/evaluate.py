@@ -56,7 +56,7 @@ DEFAULT_METHODS = (
     "occlusion",
     "lime",
 )
-_OF_MODEL = frozenset({"mask", "part_masks", "attention", "index", "image"})
+_JUDGED_BY = frozenset({"mask", "part_masks", "attention", "index", "image"})
 
 
 def evaluate(words: Sequence[str]) -> None:
@@ -70,15 +70,21 @@ def evaluate(words: Sequence[str]) -> None:
     """
     parsed, extra = _parser().parse_known_args(list(words))
     _check(parsed)
-    methods = _methods(parsed.methods)
+    methods, without = _methods(parsed.methods, parsed.explainer)
     with quiet():
         trained = open_trained("evaluate", parsed.run, parsed.config, extra)
         twin = None if parsed.twin is None else open_trained("--twin", parsed.twin)
         _check_models(trained, twin)
         output = parsed.output or trained.run
-        found = _evaluate(trained, twin, methods, parsed, output)
         path = output / FILE
-        path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        try:
+            # Before minutes of work, not after them.
+            output.mkdir(parents=True, exist_ok=True)
+            found = _evaluate(trained, twin, methods, parsed, output)
+            found["skipped"] |= without
+            path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError("--output", f"cannot write to {output}: {error.strerror}") from error
     width = max(80, shutil.get_terminal_size((100, 24)).columns)
     text = text_evaluation(found, width)
     # A terminal that has no arrows shows question marks in their place.
@@ -110,6 +116,7 @@ def _parser() -> Parser:
     add("--seed", type=int, default=0, help="seed of all that is drawn; default: 0")
     add("--show", type=int, default=SHOWN, help="images to draw, picked from the whole split")
     add("--twin", type=Path, metavar="RUN", help="a plain network's run, explained after the fact")
+    add("--explainer", metavar="RUN", help="a run of L2X that was trained for this one, for l2x")
     add("--device", default="auto", help="auto, or a device of torch, as cpu or cuda:1")
     add("--output", type=Path, help="directory; default: the run")
     add("--config", help="the config, for a checkpoint that does not lie in its run's directory")
@@ -131,23 +138,31 @@ def _check(parsed: Namespace) -> None:
         raise UserError("--device", problem) from error
 
 
-def _methods(names: Sequence[str]) -> list[AttributionMethod]:
-    """The methods, each once; baselines are always there, and need not be named."""
-    if "all" in names:
-        names = ["own", *METHODS]
+def _methods(
+    names: Sequence[str], explainer: str | None
+) -> tuple[list[AttributionMethod], dict[str, str]]:
+    """The methods, each once; baselines are always there, and need not be named.
+
+    Of ``all``, those that cannot be made are left out, with the reason.
+    """
+    chosen = ["own", *METHODS] if "all" in names else names
     found: list[AttributionMethod] = []
-    for name in dict.fromkeys(names):
+    without: dict[str, str] = {}
+    for name in dict.fromkeys(chosen):
         if name == "own":
             found.append(OwnExplanation())
         elif name in METHODS:
+            options = {"explainer": explainer} if name == "l2x" and explainer else {}
             try:
-                found.append(make_method(name))
-            except ImportError as error:
-                raise UserError("--methods", f"{name}: {error}") from error
+                found.append(make_method(name, **options))
+            except (ImportError, ValueError) as error:
+                if name in names:
+                    raise UserError("--methods", f"{name}: {error}") from error
+                without[name] = str(error)
         elif name not in BASELINES:
             allowed = ["own", "all", *METHODS]
             raise UserError("--methods", f"no method {name!r}; {nearest(name, allowed)}")
-    return found
+    return found, without
 
 
 def _check_models(trained: Trained, twin: Trained | None) -> None:
@@ -196,11 +211,7 @@ def _evaluate(
         )
     overview = look_over(trained.model, data, split, device=parsed.device, progress=progress)
     picked, why = pick_images(overview, parsed.show)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        shown = draw_picked(data, split, picked, why, subjects, chosen, table, output)
-    except OSError as error:
-        raise UserError("--output", f"cannot write to {output}: {error.strerror}") from error
+    shown = draw_picked(data, split, picked, why, subjects, chosen, table, output)
     return {
         "version": VERSION,
         "images": table.images,
@@ -249,7 +260,7 @@ def _name(twin: Trained) -> str:
 def _batch(data: ImageDataModule, split: Split, places: Sequence[int], device: Any) -> Batch:
     dataset = data.dataset(split)
     items: Any = default_collate([dataset[place] for place in places])
-    batch = {name: value.to(device) for name, value in items.items() if name in _OF_MODEL}
+    batch = {name: value.to(device) for name, value in items.items() if name in _JUDGED_BY}
     # Where an image is repeated, its index is that of the first; drawing anew wants its own.
     batch["index"] = torch.tensor(places)
     return cast(Batch, batch)

@@ -124,6 +124,7 @@ def save_shown(
     folder = directory / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     _remove_listed(directory)
+    (folder / "overview.png").unlink(missing_ok=True)
     entries: list[dict[str, object]] = []
     sheet = []
     for i, image in enumerate(images):
