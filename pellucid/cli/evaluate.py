@@ -49,13 +49,15 @@ DEFAULT_METHODS = (
     "own",
     "saliency",
     "input_x_gradient",
+    "guided_backprop",
     "smooth_grad",
     "integrated_gradients",
     "deep_lift",
     "grad_cam",
     "occlusion",
-    "lime",
 )
+"""Those that take a minute or two for the default number of images; LIME's thousand looks at each
+image would take longer than all of them."""
 _JUDGED_BY = frozenset({"mask", "part_masks", "attention", "index", "image"})
 
 

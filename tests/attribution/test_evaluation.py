@@ -36,7 +36,14 @@ from pellucid.metrics.maps.suite import label_parts_of
 from tests.helpers import TinyData, TinyModel
 
 COUNT = 10
-QUICK = Settings(steps=4, squares=8, sensitivity_images=4, sensitivity_samples=2, resamples=50)
+QUICK = Settings(
+    steps=4,
+    squares=8,
+    sensitivity_images=4,
+    sensitivity_samples=2,
+    randomised_images=6,
+    resamples=50,
+)
 
 
 class Gradient(AttributionMethod):
@@ -168,8 +175,9 @@ def test_the_network_that_knows_nothing(table, batch, network):
     assert "relevance_mass" in found.randomised
     assert not torch.equal(found.randomised["relevance_mass"], found.values["relevance_mass"])
     alike = found.values["randomised_similarity"]
-    assert alike.shape == (COUNT,)
-    assert float(alike.max()) < 0.999
+    assert alike.isnan().tolist() == [number >= 6 for number in range(COUNT)]
+    assert float(alike[:6].max()) < 0.999
+    assert found.randomised["gini"].isnan().tolist() == alike.isnan().tolist()
     for name in ("random_map", "edge_detector"):
         assert row(table, name).randomised is None
         assert "randomised_similarity" not in row(table, name).values
@@ -230,7 +238,7 @@ def test_maps_that_are_not_finite_and_warnings_are_told(data, batch, network):
     image = batch["image"].clone()
     image[3, 0, 0, 0] = 100.0
     changed = {**batch, "image": image}
-    settings = Settings(steps=2, squares=2, sensitivity_images=0, randomised=False)
+    settings = Settings(steps=2, squares=2, sensitivity_images=0, randomised_images=0)
     found = evaluate_explanations(
         [make_subject(network, image)], [Warns()], changed, data, settings=settings
     )
@@ -287,7 +295,7 @@ class Fragile(nn.Module):
 
 def test_changed_images_with_scores_of_nan_cost_a_column_only(data, batch, network):
     subject = make_subject(Fragile(network), batch["image"])
-    settings = Settings(steps=2, squares=2, sensitivity_images=1, randomised=False)
+    settings = Settings(steps=2, squares=2, sensitivity_images=1, randomised_images=0)
     found = evaluate_explanations([subject], [Gradient()], batch, data, settings=settings)
     assert "not finite" in found.skipped["infidelity"]
     assert "not finite" in found.skipped["deletion_auc"]
@@ -394,7 +402,7 @@ def test_equal_seeds_give_equal_tables(data, batch, network):
 
 
 def test_wrong_input_is_named(data, batch, network):
-    for name, least in (("steps", 1), ("squares", 2), ("seed", 0), ("sensitivity_images", 0)):
+    for name, least in (("steps", 1), ("squares", 2), ("seed", 0), ("randomised_images", 0)):
         with pytest.raises(ValueError, match=f"{name} must be at least {least}, got {least - 1}"):
             Settings(**{name: least - 1})
     with pytest.raises(ValueError, match="radius must be above 0"):

@@ -20,7 +20,8 @@ class RowMaker:
 
     Args:
         subject: The network and its images.
-        random: The same with a network that knows nothing; None: there is no such column.
+        random: The first of the images with a network that knows nothing; None: there is no such
+            column.
         judge: Judges maps by the subject.
         effects: True effects of parts on the network; None: they are not known.
     """
@@ -49,7 +50,7 @@ class RowMaker:
             error = found.completeness_error.float()
             row.values["completeness_error"] = error.where(error.isfinite(), torch.nan)
         if "max_sensitivity" in self.judge.columns:
-            self._move(row, method)
+            self._move(row, method, heat)
         if self.effects is not None:
             given = part_relevance(heat.nan_to_num(), self.judge.batch["part_masks"])
             row.part_correlation = part_correlation(given.cpu(), self.effects.score)
@@ -70,27 +71,31 @@ class RowMaker:
             _add_note(row, f"randomised network: {found.note}")
             return
         assert row.heat is not None
-        row.randomised = self.judge.judge(found.heat)
+        heat = found.heat.new_full((len(row.heat), *found.heat.shape[1:]), torch.nan)
+        heat[: len(found.heat)] = found.heat
+        row.randomised = self.judge.judge(heat)
         size = (random.image.shape[-2], random.image.shape[-1])
-        # A map of zeros ranks nothing, as one that is not finite does.
-        both = [each.cpu().nan_to_num() for each in (row.heat, found.heat)]
+        # A map of zeros ranks nothing, as one that is not there.
+        both = [each.cpu().nan_to_num() for each in (row.heat, heat)]
         alike = rank_correlation(both[0], both[1], size, cells=common_cells(size))
         row.values["randomised_similarity"] = alike.float()
 
-    def _move(self, row: Row, method: AttributionMethod) -> None:
+    def _move(self, row: Row, method: AttributionMethod, heat: Tensor) -> None:
         """Max-sensitivity of the first images; NaN of those that are not looked at."""
         subject, settings = self.subject, self.settings
-        count = min(settings.sensitivity_images, len(subject.image))
-        values = torch.full((len(subject.image),), torch.nan)
+        known = heat[: settings.sensitivity_images].flatten(1).isfinite().all(1)
+        rows = known.nonzero().flatten()
+        values = torch.full((len(heat),), torch.nan)
 
         def explain(image: Tensor, target: Tensor) -> Tensor:
             return method.attribute(subject.network, image, target).heat
 
         try:
-            values[:count] = max_sensitivity(
+            values[rows.cpu()] = max_sensitivity(
                 explain,
-                subject.image[:count],
-                subject.target[:count],
+                subject.image[rows],
+                subject.target[rows],
+                heat[rows],
                 radius=settings.radius,
                 samples=settings.sensitivity_samples,
                 seed=settings.seed,

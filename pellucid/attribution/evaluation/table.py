@@ -73,8 +73,8 @@ def evaluate_explanations(
     if not settings.sensitivity_images:
         skipped["max_sensitivity"] = "sensitivity_images is 0"
         del columns["max_sensitivity"]
-    if not settings.randomised:
-        skipped["randomised_similarity"] = "randomised networks were not asked for"
+    if not settings.randomised_images:
+        skipped["randomised_similarity"] = "randomised_images is 0"
         del columns["randomised_similarity"]
     if any(each.scores.shape[1] < 2 for each in subjects):
         for key in ("deletion_auc", "insertion_auc"):
@@ -135,9 +135,10 @@ class _Table:
 
     def _random(self, subject: Subject) -> Subject | None:
         """The same with a network that knows nothing; None where there is no such thing."""
-        wanted = self.settings.randomised and any(True for _ in subject.network.parameters())
-        if not wanted:
+        count = self.settings.randomised_images
+        if not count or next(subject.network.parameters(), None) is None:
             return None
+        subject = subject.at(torch.arange(min(count, len(subject.image))))
         return replace(subject, network=randomised_copy(subject.network, self.settings.seed))
 
     def _true_effects(self, subject: Subject) -> PartEffects | None:
