@@ -85,7 +85,9 @@ class RowMaker:
         subject, settings = self.subject, self.settings
         known = heat[: settings.sensitivity_images].flatten(1).isfinite().all(1)
         rows = known.nonzero().flatten()
-        values = torch.full((len(heat),), torch.nan)
+        row.values["max_sensitivity"] = values = torch.full((len(heat),), torch.nan)
+        if not len(rows):
+            return
 
         def explain(image: Tensor, target: Tensor) -> Tensor:
             return method.attribute(subject.network, image, target).heat
@@ -104,7 +106,6 @@ class RowMaker:
         # A changed image may have scores of NaN, or a map that is not finite.
         except ValueError as error:
             _add_note(row, f"max-sensitivity: {error}")
-        row.values["max_sensitivity"] = values
 
 
 def common_cells(size: tuple[int, int]) -> int:
