@@ -154,7 +154,9 @@ def _methods(
         if name == "own":
             found.append(OwnExplanation())
         elif name in METHODS:
-            options = {"explainer": explainer} if name == "l2x" and explainer else {}
+            options: dict[str, Any] = (
+                {"explainer": explainer} if name == "l2x" and explainer else {}
+            )
             try:
                 found.append(make_method(name, **options))
             except (ImportError, ValueError) as error:

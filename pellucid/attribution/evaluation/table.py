@@ -83,7 +83,8 @@ def evaluate_explanations(
     if not bool(known.any()):
         ordered = in_order(columns)
         return _empty(ordered, skipped | {"rows": "no image is left to be explained"}, settings)
-    kept: Any = {name: value[known.to(value.device)] for name, value in batch.items()}  # type: ignore[index]
+    fields: Any = batch
+    kept: Any = {name: value[known.to(value.device)] for name, value in fields.items()}
     table = _Table([each.at(known) for each in subjects], kept, data, split, columns, settings)
     rows = table.fill(methods, progress)
     return table.result(rows, skipped)
