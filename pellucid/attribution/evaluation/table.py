@@ -62,24 +62,13 @@ def evaluate_explanations(
     """
     settings = settings or Settings()
     _check(subjects, batch)
-    columns, skipped = map_columns(data)
-    columns |= LOOKS
+    columns, skipped = _columns(subjects, data, settings)
     known = torch.stack([each.known for each in subjects]).all(0)
     if not bool(known.all()):
         lost = int((~known).sum())
         skipped["images"] = (
             f"{lost} of {len(known)} are left out: their scores or pixels are NaN or infinite"
         )
-    if not settings.sensitivity_images:
-        skipped["max_sensitivity"] = "sensitivity_images is 0"
-        del columns["max_sensitivity"]
-    if not settings.randomised_images:
-        skipped["randomised_similarity"] = "randomised_images is 0"
-        del columns["randomised_similarity"]
-    if any(each.scores.shape[1] < 2 for each in subjects):
-        for key in ("deletion_auc", "insertion_auc"):
-            skipped[key] = "needs the probability of one of two classes or more; there is one logit"
-            del columns[key]
     if not bool(known.any()):
         ordered = in_order(columns)
         return _empty(ordered, skipped | {"rows": "no image is left to be explained"}, settings)
@@ -180,6 +169,24 @@ class _Table:
             settings=self.settings,
             images=len(image),
         )
+
+
+def _columns(
+    subjects: Sequence[Subject], data: Any, settings: Settings
+) -> tuple[dict[str, Column], dict[str, str]]:
+    """The columns that can be measured, and why others cannot."""
+    columns, skipped = map_columns(data)
+    columns |= LOOKS
+    for key, setting in (
+        ("max_sensitivity", "sensitivity_images"),
+        ("randomised_similarity", "randomised_images"),
+    ):
+        if not getattr(settings, setting):
+            skipped[key] = f"{setting} is 0"
+    if any(each.scores.shape[1] < 2 for each in subjects):
+        for key in ("deletion_auc", "insertion_auc"):
+            skipped[key] = "needs the probability of one of two classes or more; there is one logit"
+    return {key: each for key, each in columns.items() if key not in skipped}, skipped
 
 
 def _check(subjects: Sequence[Subject], batch: Batch) -> None:
