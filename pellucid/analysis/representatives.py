@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 STRONGEST = 10
-"""Images whose mean response says what is strong for a unit."""
+"""Images of a unit whose mean response says what is strong for it."""
 _SHARE = 0.5
 
 
@@ -33,9 +33,10 @@ def unit_representatives(
     An image is *strong* for a unit if the unit's response is above half of the mean of its
     ``strongest`` largest.
 
-    *Representative*: the strong images whose pattern of responses of all units (each divided by
-    the unit's standard deviation) is closest to the mean pattern of the unit's strong images, by
-    the cosine: what the unit fires at as a rule.
+    *Representative*: of the ``strongest`` images of the unit, those whose pattern of responses of
+    all units (each divided by its standard deviation) is closest to the mean pattern of all of the
+    unit's strong images, by the cosine: what the unit fires at as a rule. Without the first
+    condition, all units of a category would have the images that are typical of the category.
 
     *Surprising*: strong images of a category in which the unit is otherwise silent: the mean over
     the category's other images is not strong. They come in the order of response less that mean,
@@ -46,7 +47,7 @@ def unit_representatives(
             of its map; negative ones count as 0.
         labels: (N,) int64, the category of each image, from 0 on.
         count: Largest number of images of each kind and unit, at least 1.
-        strongest: Images whose mean response says what is strong, at least 1.
+        strongest: Largest responses whose mean says what is strong, at least 1.
 
     Raises:
         ValueError: If a shape, a value or a number is wrong.
@@ -62,12 +63,14 @@ def unit_representatives(
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     table = responses.detach().double().cpu().clamp(min=0)
-    limit = table.topk(min(strongest, len(table)), 0).values.mean(0) * _SHARE
+    best = table.topk(min(strongest, len(table)), 0).values
+    limit = best.mean(0) * _SHARE
     strong = (table > limit) & (table > 0)
     close = _closeness(table, strong)
     others = _mean_of_others(table, labels.cpu())
     return Representatives(
-        _first(close, strong, count), _first(table - others, strong & (others <= limit), count)
+        _first(close, strong & (table >= best[-1]), count),
+        _first(table - others, strong & (others <= limit), count),
     )
 
 

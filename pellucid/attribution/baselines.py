@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from pellucid.attribution.method import AttributionMethod, Finding
 
+_ELSEWHERE = 2**40
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -100,7 +101,9 @@ def randomised_copy(network: Network, seed: int = 0) -> Network:
             f"{type(network).__name__} has no parameter, so there is nothing to randomise"
         )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # By the bare seed, a network that was made with the same one would get its own first
+        # parameters back.
+        torch.manual_seed(seed + _ELSEWHERE)
         # Copied on the CPU, so that the same seed gives the same network on any device.
         device = next(network.parameters()).device
         copied = copy.deepcopy(network).cpu()

@@ -14,18 +14,21 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from pellucid.analysis.overview import look_over, pick_for_units, pick_images, spread
-from pellucid.analysis.units import denormalise
+from pellucid.analysis.overview import (
+    Overview,
+    look_over,
+    pick_for_units,
+    pick_images,
+    spread,
+)
 from pellucid.attribution.baselines import BASELINES
 from pellucid.attribution.evaluation import (
-    Evaluation,
     OwnExplanation,
     Settings,
     Subject,
     evaluate_explanations,
     make_subject,
 )
-from pellucid.attribution.evaluation.maps import explain_images
 from pellucid.attribution.method import AttributionMethod, ClassScores
 from pellucid.attribution.methods import METHODS, make_method
 from pellucid.batch import Batch
@@ -33,10 +36,10 @@ from pellucid.cli import Parser
 from pellucid.cli.checks import check_data
 from pellucid.cli.quiet import quiet
 from pellucid.cli.results import versions
+from pellucid.cli.shown import draw_picked
 from pellucid.cli.trained import Trained, open_trained
 from pellucid.datamodules.base import ImageDataModule, Split
 from pellucid.errors import UserError, nearest
-from pellucid.report.explanation_pictures import Shown, ShownImage, save_shown
 from pellucid.report.explanation_table import text_evaluation
 
 FILE = "explanations.json"
@@ -46,14 +49,16 @@ DEFAULT_METHODS = (
     "own",
     "saliency",
     "input_x_gradient",
+    "guided_backprop",
     "smooth_grad",
     "integrated_gradients",
     "deep_lift",
     "grad_cam",
     "occlusion",
-    "lime",
 )
-_OF_MODEL = frozenset({"mask", "part_masks", "attention", "index", "image"})
+"""Those that take a minute or two for the default number of images; LIME's thousand looks at each
+image would take longer than all of them."""
+_JUDGED_BY = frozenset({"mask", "part_masks", "attention", "index", "image"})
 
 
 def evaluate(words: Sequence[str]) -> None:
@@ -67,15 +72,21 @@ def evaluate(words: Sequence[str]) -> None:
     """
     parsed, extra = _parser().parse_known_args(list(words))
     _check(parsed)
-    methods = _methods(parsed.methods)
+    methods, without = _methods(parsed.methods, parsed.explainer)
     with quiet():
         trained = open_trained("evaluate", parsed.run, parsed.config, extra)
         twin = None if parsed.twin is None else open_trained("--twin", parsed.twin)
         _check_models(trained, twin)
         output = parsed.output or trained.run
-        found = _evaluate(trained, twin, methods, parsed, output)
         path = output / FILE
-        path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        try:
+            # Before minutes of work, not after them.
+            output.mkdir(parents=True, exist_ok=True)
+            found = _evaluate(trained, twin, methods, parsed, output)
+            found["skipped"] |= without
+            path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError("--output", f"cannot write to {output}: {error.strerror}") from error
     width = max(80, shutil.get_terminal_size((100, 24)).columns)
     text = text_evaluation(found, width)
     # A terminal that has no arrows shows question marks in their place.
@@ -107,6 +118,7 @@ def _parser() -> Parser:
     add("--seed", type=int, default=0, help="seed of all that is drawn; default: 0")
     add("--show", type=int, default=SHOWN, help="images to draw, picked from the whole split")
     add("--twin", type=Path, metavar="RUN", help="a plain network's run, explained after the fact")
+    add("--explainer", metavar="RUN", help="a run of L2X that was trained for this one, for l2x")
     add("--device", default="auto", help="auto, or a device of torch, as cpu or cuda:1")
     add("--output", type=Path, help="directory; default: the run")
     add("--config", help="the config, for a checkpoint that does not lie in its run's directory")
@@ -128,23 +140,33 @@ def _check(parsed: Namespace) -> None:
         raise UserError("--device", problem) from error
 
 
-def _methods(names: Sequence[str]) -> list[AttributionMethod]:
-    """The methods, each once; baselines are always there, and need not be named."""
-    if "all" in names:
-        names = ["own", *METHODS]
+def _methods(
+    names: Sequence[str], explainer: str | None
+) -> tuple[list[AttributionMethod], dict[str, str]]:
+    """The methods, each once; baselines are always there, and need not be named.
+
+    Of ``all``, those that cannot be made are left out, with the reason.
+    """
+    chosen = ["own", *METHODS] if "all" in names else names
     found: list[AttributionMethod] = []
-    for name in dict.fromkeys(names):
+    without: dict[str, str] = {}
+    for name in dict.fromkeys(chosen):
         if name == "own":
             found.append(OwnExplanation())
         elif name in METHODS:
+            options: dict[str, Any] = (
+                {"explainer": explainer} if name == "l2x" and explainer else {}
+            )
             try:
-                found.append(make_method(name))
-            except ImportError as error:
-                raise UserError("--methods", f"{name}: {error}") from error
+                found.append(make_method(name, **options))
+            except (ImportError, ValueError) as error:
+                if name in names:
+                    raise UserError("--methods", f"{name}: {error}") from error
+                without[name] = str(error)
         elif name not in BASELINES:
             allowed = ["own", "all", *METHODS]
             raise UserError("--methods", f"no method {name!r}; {nearest(name, allowed)}")
-    return found
+    return found, without
 
 
 def _check_models(trained: Trained, twin: Trained | None) -> None:
@@ -173,41 +195,28 @@ def _evaluate(
     output: Path,
 ) -> dict[str, Any]:
     """All that ``explanations.json`` holds; the pictures are written."""
-    start = time.perf_counter()
+    start, progress = time.perf_counter(), sys.stderr.isatty()
     data, split = trained.data, cast(Split, parsed.split)
     check_data(data, (split,))
-    dataset = data.dataset(split)
-    places = spread(len(dataset), parsed.images)
-    batch = _batch(data, split, places, parsed.device)
-    networks: list[tuple[Any, str, Callable[[Tensor], Tensor] | None]] = [
-        (ClassScores(trained.model.to(parsed.device)), "", None)
-    ]
-    if twin is not None:
-        adapt = _renormalise(data, twin.data)
-        networks.append((ClassScores(twin.model.to(parsed.device)), _name(twin), adapt))
-    subjects = [make_subject(n, batch["image"], name=name, adapt=a) for n, name, a in networks]
-    own, reason = _own(methods, trained, subjects[0])
-    chosen = [each for each in methods if own or not isinstance(each, OwnExplanation)]
-    progress = sys.stderr.isatty()
+    length = len(data.dataset(split))
+    batch = _batch(data, split, spread(length, parsed.images), parsed.device)
+    subjects = _subjects(trained, twin, batch["image"], parsed.device)
+    reason = _why_not_own(methods, trained, subjects[0])
+    chosen = [each for each in methods if not (reason and isinstance(each, OwnExplanation))]
     settings = Settings(seed=parsed.seed)
     table = evaluate_explanations(
         subjects, chosen, batch, data, split=split, settings=settings, progress=progress
     )
     if reason:
         table.skipped["own"] = reason
-    if parsed.images > len(dataset):
+    if parsed.images > length:
         table.skipped["more images"] = (
-            f"{parsed.images} were asked for, the {split} split has {len(dataset)}"
+            f"{parsed.images} were asked for, the {split} split has {length}"
         )
     overview = look_over(trained.model, data, split, device=parsed.device, progress=progress)
-    picked, reasons = pick_images(overview, parsed.show)
-    units = pick_for_units(overview)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        shown = _show(data, split, picked, reasons, subjects, chosen, table, output)
-    except OSError as error:
-        raise UserError("--output", f"cannot write to {output}: {error.strerror}") from error
-    found = {
+    picked, why = pick_images(overview, parsed.show)
+    shown = draw_picked(data, split, picked, why, subjects, chosen, table, output)
+    return {
         "version": VERSION,
         "images": table.images,
         "split": split,
@@ -218,16 +227,33 @@ def _evaluate(
         "target": "predicted class",
         **table.as_dict(),
         "shown": shown,
+        **({} if twin is None else {"twin": {"name": _name(twin), "run": twin.run.name}}),
+        **_units(overview),
     }
+
+
+def _subjects(trained: Trained, twin: Trained | None, image: Tensor, device: Any) -> list[Subject]:
+    """The run's network, and the twin's."""
+    found = [make_subject(ClassScores(trained.model.to(device)), image)]
     if twin is not None:
-        found["twin"] = {"name": _name(twin), "run": twin.run.name}
-    if units is not None:
-        pairs = enumerate(zip(*units, strict=True))
-        found["units"] = {
+        adapt = _renormalise(trained.data, twin.data)
+        network = ClassScores(twin.model.to(device))
+        found.append(make_subject(network, image, name=_name(twin), adapt=adapt))
+    return found
+
+
+def _units(overview: Overview) -> dict[str, Any]:
+    """Representative and surprising images of each unit, where the model has units."""
+    units = pick_for_units(overview)
+    if units is None:
+        return {}
+    pairs = enumerate(zip(units.representative, units.surprising, strict=True))
+    return {
+        "units": {
             str(unit): {"representative": typical, "surprising": odd}
             for unit, (typical, odd) in pairs
         }
-    return found
+    }
 
 
 def _name(twin: Trained) -> str:
@@ -238,23 +264,20 @@ def _name(twin: Trained) -> str:
 def _batch(data: ImageDataModule, split: Split, places: Sequence[int], device: Any) -> Batch:
     dataset = data.dataset(split)
     items: Any = default_collate([dataset[place] for place in places])
-    batch = {name: value.to(device) for name, value in items.items() if name in _OF_MODEL}
+    batch = {name: value.to(device) for name, value in items.items() if name in _JUDGED_BY}
     # Where an image is repeated, its index is that of the first; drawing anew wants its own.
     batch["index"] = torch.tensor(places)
     return cast(Batch, batch)
 
 
-def _own(
-    methods: Sequence[AttributionMethod], trained: Trained, subject: Subject
-) -> tuple[bool, str]:
-    """Whether the model's own explanation is a row, and if not, why."""
+def _why_not_own(methods: Sequence[AttributionMethod], trained: Trained, subject: Subject) -> str:
+    """Why the model's own explanation, though asked for, is no row; empty if it is one."""
     if not any(isinstance(each, OwnExplanation) for each in methods):
-        return False, ""
+        return ""
     with torch.no_grad():
         found = trained.model.explain({"image": subject.image[:1]})
-    if found.heat_map() is None:
-        return False, f"{type(trained.model).__name__} explains by no map"
-    return True, ""
+    none = found.heat_map() is None
+    return f"{type(trained.model).__name__} explains by no map" if none else ""
 
 
 def _renormalise(ours: ImageDataModule, theirs: ImageDataModule) -> Callable[[Tensor], Tensor]:
@@ -270,60 +293,3 @@ def _renormalise(ours: ImageDataModule, theirs: ImageDataModule) -> Callable[[Te
     same = (tuple(ours.mean), tuple(ours.std)) == (tuple(theirs.mean), tuple(theirs.std))
     # Rounding would make another network of the same one.
     return (lambda image: image) if same else adapt
-
-
-def _show(
-    data: ImageDataModule,
-    split: Split,
-    picked: Sequence[int],
-    reasons: Sequence[str],
-    subjects: Sequence[Subject],
-    methods: Sequence[AttributionMethod],
-    table: Evaluation,
-    output: Path,
-) -> list[dict[str, object]]:
-    """Draw the picked images with the maps of all methods that have rows with figures."""
-    if not picked:
-        return save_shown(output, [], [])
-    dataset, device = data.dataset(split), subjects[0].image.device
-    items = [dataset[place] for place in picked]
-    image = torch.stack([item["image"] for item in items]).to(device)
-    seen = [make_subject(s.network, image, name=s.name, adapt=s.adapt) for s in subjects]
-    names = data.class_names
-    scores = seen[0].scores.cpu()
-    images = []
-    for number, (place, why) in enumerate(zip(picked, reasons, strict=True)):
-        target = int(seen[0].target[number])
-        label = items[number].get("label")
-        images.append(
-            ShownImage(
-                index=place,
-                pixels=denormalise(image[number], data.mean, data.std).numpy(),
-                label=None if label is None else names[int(label)],
-                predicted=names[target] if scores.shape[1] == len(names) else names[-1],
-                score=float(scores[number, target]),
-                why=why,
-            )
-        )
-    shown = []
-    for subject, method, row in _with_maps(seen, methods, table):
-        maps = explain_images(method, subject.network, subject.image, subject.target)
-        if maps.heat is not None:
-            heat = maps.heat.nan_to_num().cpu()
-            shown.append(Shown(row.method, row.label, heat, maps.completeness_error))
-    return save_shown(output, images, shown)
-
-
-def _with_maps(
-    subjects: Sequence[Subject], methods: Sequence[AttributionMethod], table: Evaluation
-) -> list[tuple[Subject, AttributionMethod, Any]]:
-    """The rows of the table that have maps, each with its network and method."""
-    makers = {each.name: each for each in methods}
-    makers |= {name: make() for name, make in BASELINES.items()}
-    by_name = {subject.name: subject for subject in subjects}
-    found = []
-    for row in table.rows:
-        network, _, method = row.method.rpartition("/")
-        if row.heat is not None:
-            found.append((by_name[network], makers[method], row))
-    return found

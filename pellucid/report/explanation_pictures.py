@@ -1,6 +1,7 @@
 """Pictures of heat maps over images: what ``pellucid evaluate`` leaves for eyes."""
 
 import json
+import math
 import re
 import textwrap
 from collections.abc import Sequence
@@ -90,11 +91,9 @@ def caption(shown: Shown, i: int, image: ShownImage) -> str:
     """What the picture of a method's map of an image shows, with its legend."""
     heat = shown.heat[i]
     rows, columns = heat.shape
-    signs = (
-        "red speaks for it, blue against it"
-        if bool((heat < 0).any())
-        else ("the brighter, the more it speaks for it")
-    )
+    signs = "the brighter, the more it speaks for it"
+    if bool((heat < 0).any()):
+        signs = "red speaks for it, blue against it"
     text = f"{shown.label} of {image.predicted!r} (score {image.score:.2f}): {signs}"
     text += f"; full colour from {full_colour(heat):.3g} on; {rows} x {columns} cells"
     if not bool((heat != 0).any()):
@@ -124,35 +123,23 @@ def save_shown(
     folder = directory / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     _remove_listed(directory)
+    (folder / "overview.png").unlink(missing_ok=True)
     entries: list[dict[str, object]] = []
     sheet = []
     for i, image in enumerate(images):
         small = _fitted(image.pixels)
-        overlays, row = [], [small]
-        for shown in methods:
-            picture = draw_heat(small, shown.heat[i])
-            name = f"{image.index:05d}_{_file_name(shown.method)}.png"
-            _save(picture, folder / name)
-            row.append(picture)
-            error = None if shown.completeness_error is None else shown.completeness_error[i]
-            overlays.append(
-                {
-                    "method": shown.method,
-                    "label": shown.label,
-                    "file": f"{FOLDER}/{name}",
-                    "caption": caption(shown, i, image),
-                    "completeness_error": (
-                        float(error) if error is not None and bool(torch.isfinite(error)) else None
-                    ),
-                }
-            )
-        name = f"{image.index:05d}.png"
-        Image.fromarray(small).save(folder / name, optimize=True)
-        sheet.append(row)
+        name = f"{FOLDER}/{image.index:05d}.png"
+        Image.fromarray(small).save(directory / name, optimize=True)
+        drawn = [draw_heat(small, shown.heat[i]) for shown in methods]
+        sheet.append([small, *drawn])
+        overlays = [
+            _save_overlay(directory, picture, shown, i, image)
+            for picture, shown in zip(drawn, methods, strict=True)
+        ]
         entries.append(
             {
                 "index": image.index,
-                "image": f"{FOLDER}/{name}",
+                "image": name,
                 "label": image.label,
                 "predicted": image.predicted,
                 "score": image.score,
@@ -162,11 +149,33 @@ def save_shown(
         )
     if images:
         names = ["Image", *(shown.label for shown in methods)]
-        titles = [f"{image.index}: {image.predicted}" for image in images]
-        Image.fromarray(draw_sheet(sheet, names, titles)).save(
-            folder / "overview.png", optimize=True
-        )
+        page = draw_sheet(sheet, names, [_title(image) for image in images])
+        Image.fromarray(page).save(folder / "overview.png", optimize=True)
     return entries
+
+
+def _save_overlay(
+    directory: Path, picture: Picture, shown: Shown, i: int, image: ShownImage
+) -> dict[str, object]:
+    """Write one method's picture of an image, and say what it is."""
+    file = Image.fromarray(picture)
+    if max(picture.shape[:2]) > _PALETTE_FROM:
+        file = file.quantize(256, dither=Image.Dither.NONE)
+    name = f"{FOLDER}/{image.index:05d}_{_file_name(shown.method)}.png"
+    file.save(directory / name, optimize=True)
+    error = torch.nan if shown.completeness_error is None else float(shown.completeness_error[i])
+    return {
+        "method": shown.method,
+        "label": shown.label,
+        "file": name,
+        "caption": caption(shown, i, image),
+        "completeness_error": error if math.isfinite(error) else None,
+    }
+
+
+def _title(image: ShownImage) -> str:
+    wrong = image.label not in (None, image.predicted)
+    return f"{image.index}: {image.predicted}{f' (is {image.label})' if wrong else ''}"
 
 
 def _remove_listed(directory: Path) -> None:
@@ -222,13 +231,6 @@ def _fitted(pixels: Picture) -> Picture:
     """The image at its own size, or smaller if it is too large."""
     picture = as_picture(pixels)
     return resize(picture, WIDEST) if max(picture.shape[:2]) > WIDEST else picture
-
-
-def _save(picture: Picture, path: Path) -> None:
-    image = Image.fromarray(picture)
-    if max(picture.shape[:2]) > _PALETTE_FROM:
-        image = image.quantize(256, dither=Image.Dither.NONE)
-    image.save(path, optimize=True)
 
 
 def _file_name(method: str) -> str:

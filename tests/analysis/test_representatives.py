@@ -28,7 +28,8 @@ def loop(responses, labels, strongest):
             dot = sum(a * b for a, b in zip(patterns[i], centre, strict=True))
             return dot / math.hypot(*patterns[i]) / math.hypot(*centre)
 
-        typical.append(sorted(strong, key=lambda i: -cosine(i)))
+        best = [i for i in strong if rows[i][u] >= top[-1]]
+        typical.append(sorted(best, key=lambda i: -cosine(i)))
         surprise = {}
         for i in strong:
             others = [rows[j][u] for j in range(count) if j != i and labels[j] == labels[i]]

@@ -77,6 +77,12 @@ def test_a_randomised_copy_knows_nothing_and_leaves_the_network_alone():
     assert not torch.equal(randomised_copy(net, seed=2)[0].weight, found[0].weight)
 
 
+def test_a_network_that_was_made_with_the_same_seed_is_another_one():
+    """It would be its own initial parameters, which training may hardly have changed."""
+    net = network()
+    assert not torch.equal(randomised_copy(net, seed=0)[0].weight, net[0].weight)
+
+
 class Token(nn.Module):
     """A parameter of its own beside a layer, as a class token."""
 
@@ -91,9 +97,9 @@ def test_parameters_without_a_layer_are_drawn_with_their_own_mean_and_spread():
     net = Token()
     found = randomised_copy(net)
     assert not torch.equal(found.token, net.token)
-    assert float(found.token.mean()) == pytest.approx(5, abs=0.02)
-    assert float(found.token.std()) == pytest.approx(0.1, rel=0.1)
-    assert float(found.scale) != 2.0
+    assert found.token.mean().item() == pytest.approx(5, abs=0.02)
+    assert found.token.std().item() == pytest.approx(0.1, rel=0.1)
+    assert found.scale.item() != 2.0
     with pytest.raises(ValueError, match="ReLU has no parameter"):
         randomised_copy(nn.ReLU())
 

@@ -145,7 +145,8 @@ class Judge:
     def _some(self, heat: Tensor, rows: Tensor) -> dict[str, Tensor]:
         """Figures of the rows, all finite."""
         maps, image = heat[rows], self.subject.image[rows]
-        batch: Any = {name: value[rows] for name, value in self.batch.items()}  # type: ignore[index]
+        fields: Any = self.batch
+        batch: Any = {name: value[rows.to(value.device)] for name, value in fields.items()}
         batch["image"] = image
         judged = JudgedMaps(maps, batch, self.label_parts)
         values = {

@@ -25,15 +25,16 @@ class Settings:
     """Greatest change of a value of an image for max-sensitivity."""
     sensitivity_images: int = 16
     """The first so many images are changed for max-sensitivity; 0: none. Each is explained
-    ``sensitivity_samples`` times more, and once again."""
+    ``sensitivity_samples`` times more."""
     sensitivity_samples: int = SAMPLES
     """Changes of each of them."""
     resamples: int = RESAMPLES
     """Resampled means of a bootstrap interval."""
     batch_size: int = 64
     """Images that are explained at once."""
-    randomised: bool = True
-    """Whether methods also explain the network with all parameters drawn anew."""
+    randomised_images: int = 32
+    """The first so many images are also explained with all parameters of the network drawn anew;
+    0: none."""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -42,6 +43,7 @@ class Settings:
             ("squares", 2),
             ("sensitivity_images", 0),
             ("sensitivity_samples", 1),
+            ("randomised_images", 0),
             ("resamples", 1),
             ("batch_size", 1),
         ):

@@ -28,6 +28,7 @@ def max_sensitivity(
     explain: Explain,
     image: Tensor,
     target: Tensor,
+    maps: Tensor | None = None,
     *,
     radius: float = RADIUS,
     samples: int = SAMPLES,
@@ -45,6 +46,7 @@ def max_sensitivity(
         explain: The explanation; negative values of its maps count as well.
         image: (B, C, H, W) float.
         target: (B,) int64, the class that is explained, in the changed images too.
+        maps: (B, h, w), what ``explain`` makes of the images themselves; None: it is asked.
         radius: Greatest change of a value of the image, above 0.
         samples: Changed images per image, at least 1.
         seed: Seed of the changes.
@@ -66,7 +68,10 @@ def max_sensitivity(
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(samples, *image.shape[1:], generator=generator).mul_(2).sub_(1)
     noise = (noise * radius).to(image)
-    before = _maps(explain, image, target, batch_size)
+    if maps is None:
+        before = _maps(explain, image, target, batch_size)
+    else:
+        before = _checked(maps, len(image)).double()
     near = rearrange(image.unsqueeze(1) + noise, "b s c h w -> (b s) c h w")
     after = _maps(explain, near, repeat(target, "b -> (b s)", s=samples), batch_size)
     moved = rearrange(after, "(b s) h w -> b s (h w)", s=samples) - rearrange(
@@ -83,11 +88,15 @@ def _maps(explain: Explain, image: Tensor, target: Tensor, batch_size: int) -> T
     for first in range(0, max(len(image), 1), batch_size):
         rows = slice(first, first + batch_size)
         maps = explain(image[rows], target[rows])
-        check_heat(maps)
-        if len(maps) != len(image[rows]):
-            raise ValueError(f"explain gave {len(maps)} maps of {len(image[rows])} images")
-        found.append(maps.detach().double())
+        found.append(_checked(maps, len(image[rows])).double())
     return torch.cat(found)
+
+
+def _checked(maps: Tensor, count: int) -> Tensor:
+    check_heat(maps)
+    if len(maps) != count:
+        raise ValueError(f"explain gave {len(maps)} maps of {count} images")
+    return maps.detach()
 
 
 def _check(radius: float, samples: int, batch_size: int) -> None:

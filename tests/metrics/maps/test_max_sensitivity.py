@@ -53,6 +53,20 @@ def test_it_agrees_with_a_loop_whatever_the_batch(batch_size):
     torch.testing.assert_close(found[3:4], alone, atol=1e-6, rtol=1e-5)
 
 
+def test_maps_that_are_known_are_not_asked_for():
+    (image, target), asked = case(), []
+
+    def counting(x, t):
+        asked.append(len(x))
+        return explain(x, t)
+
+    found = max_sensitivity(counting, image, target, explain(image, target), samples=3)
+    assert sum(asked) == 15
+    torch.testing.assert_close(found, max_sensitivity(explain, image, target, samples=3))
+    with pytest.raises(ValueError, match="explain gave 2 maps of 5 images"):
+        max_sensitivity(explain, image, target, explain(image, target)[:2])
+
+
 def test_known_answers():
     image, target = case()
     still = max_sensitivity(lambda x, t: torch.ones(len(x), 4, 4), image, target)
