@@ -23,6 +23,7 @@ TRAINER_COMMANDS = {
 COMMANDS = {
     **TRAINER_COMMANDS,
     "explain": "draw a trained model's own explanation of images",
+    "attack": "look for small changes of images that change a trained model's prediction",
     "report": "write the page of one run, or the comparison of several",
     "sweep": "run a grid of settings one after the other, then report on all of them",
     "configs": "list the shipped configs (ls), or copy one (cp NAME)",
@@ -129,6 +130,10 @@ def _dispatch(words: list[str]) -> None:
         from pellucid.cli.commands import explain
 
         explain(rest)
+    elif command == "attack":
+        from pellucid.cli.attack import attack
+
+        attack(rest)
     elif command == "report":
         from pellucid.cli.commands import report
 

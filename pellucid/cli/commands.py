@@ -8,12 +8,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from pellucid.analysis.units import denormalise
-from pellucid.checkpoint import check_fits, read_checkpoint, run_directory_of
 from pellucid.cli import Parser
 from pellucid.cli.checks import check_data
-from pellucid.cli.classes import load_class
-from pellucid.cli.options import PellucidCLI
 from pellucid.cli.quiet import quiet
+from pellucid.cli.trained import open_trained
 from pellucid.datamodules.base import ImageDataModule
 from pellucid.errors import UserError
 from pellucid.latent_pictures import originals, spread_images
@@ -80,39 +78,11 @@ def explain(words: Sequence[str]) -> None:
         "--config", help="the config, for a checkpoint that does not lie in its run's directory"
     )
     parsed, extra = parser.parse_known_args(list(words))
-    run, checkpoint = _find(parsed.run, parsed.config)
-    config = parsed.config or str(run / "config.yaml")
     with quiet():
-        cli = PellucidCLI("explain", ["--config", config, *extra])
-        content = read_checkpoint(checkpoint, "explain")
-        class_ = load_class("model", cli.given.values)
-        try:
-            model = class_.load_from_checkpoint(checkpoint, weights_only=True, map_location="cpu")
-        except (RuntimeError, TypeError, ValueError) as error:
-            problem = f"{checkpoint} does not rebuild a {class_.__name__}: {error}"
-            raise UserError("explain", problem) from error
-        check_fits(content, model, cli.datamodule)
-        cli.normalise_for(model)
-        names, images = _images(cli.datamodule, parsed.images)
-        output = parsed.output or run / "explanations"
-        _explain(model.eval(), cli.datamodule, names, images, output)
-
-
-def _find(path: Path, config: str | None) -> tuple[Path, Path]:
-    """The run directory and the checkpoint that a path means."""
-    if path.is_dir():
-        checkpoint = path / "checkpoints" / "best.ckpt"
-        if not (path / "config.yaml").is_file():
-            raise UserError("explain", f"{path} is not a run directory: it has no config.yaml")
-        if not checkpoint.is_file():
-            raise UserError("explain", f"{path} has no checkpoints/best.ckpt: give a checkpoint")
-        return path, checkpoint
-    if not path.is_file():
-        raise UserError("explain", f"there is no run directory and no checkpoint {path}")
-    run = run_directory_of(path)
-    if run is None and config is None:
-        raise UserError("explain", f"{path} lies in no run directory: give its --config")
-    return run or path.parent, path
+        trained = open_trained("explain", parsed.run, parsed.config, extra)
+        names, images = _images(trained.data, parsed.images)
+        output = parsed.output or trained.run / "explanations"
+        _explain(trained.model, trained.data, names, images, output)
 
 
 def _images(data: ImageDataModule, files: Sequence[Path]) -> tuple[list[str], Tensor]:

@@ -6,7 +6,7 @@ section 4.1.
 Where this differs from the paper:
 
 - The norm is squared, as is usual since Carlini and Wagner (S&P 2017): its minimum is smooth.
-- The target is the class with the second highest score, unless the loss is told another.
+- The target is the class with the second highest score, where the paper draws one.
 """
 
 import math
