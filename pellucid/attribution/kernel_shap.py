@@ -5,9 +5,9 @@ Source: Lundberg and Lee, *A Unified Approach to Interpreting Model Predictions*
 Lee, *Improving KernelSHAP*, AISTATS 2021 (arXiv 2012.01536), section 3.2 and equation 9.
 
 Not by Captum, whose ``KernelShap`` (0.9) draws coalitions by chance even where all of them are
-fewer than its samples, and has the sum of the values right only by a large weight: with 1000 samples
-of 4 superpixels its values were wrong by 3 % where the 14 coalitions give them exactly, and with
-16 superpixels the sum by 1e-4.
+fewer than its samples, and has the sum of the values right only by a large weight. With 1000
+samples of 4 superpixels, values were up to 2 % of the largest off those that the 14 coalitions give
+exactly, and with 16 superpixels their sum was off by 1e-4 of it.
 """
 
 import itertools
@@ -49,7 +49,8 @@ class KernelShap(AttributionMethod):
     sums to ``f(x) - f(0)``: to rounding (about 1e-6 of it), however few the samples.
 
     Args:
-        superpixels: ``slic`` or ``grid``, see :class:`~pellucid.attribution.superpixels.Superpixels`.
+        superpixels: ``slic`` or ``grid``, as
+            :class:`~pellucid.attribution.superpixels.Superpixels` has them.
         num_superpixels: About how many an image has.
         samples: Coalitions that the network looks at, for each image; at least twice the number
             of superpixels, unless all coalitions are fewer.

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.attribution.method import AttributionMethod, Finding, Sign, UnsupportedNetwork
-from pellucid.models.l2x import L2X as Explainer
-from pellucid.models.l2x import over_cells
+from pellucid.models import l2x
 from pellucid.models.trained import read_model
 
 _SAME = 1e-3
@@ -37,7 +36,7 @@ class L2X(AttributionMethod):
         if not explainer:
             raise ValueError(f"explainer must be a run or a checkpoint of L2X, got none; {how}")
         model = read_model(explainer, "explainer")
-        if not isinstance(model, Explainer):
+        if not isinstance(model, l2x.L2X):
             raise ValueError(
                 f"explainer must be of L2X, got a {type(model).__name__} ({explainer}); {how}"
             )
@@ -64,5 +63,5 @@ class L2X(AttributionMethod):
     def explain(self, network: nn.Module, image: Tensor, target: Tensor | None) -> Finding:
         """See :class:`~pellucid.attribution.method.AttributionMethod`."""
         with torch.no_grad():
-            heat = over_cells(self.explainer.to(image.device).cell_logits(image))
+            heat = l2x.over_cells(self.explainer.to(image.device).cell_logits(image))
         return Finding(heat=heat)

@@ -37,7 +37,8 @@ class Lime(AttributionMethod):
     The heat of a superpixel is its weight (logits), spread evenly over its pixels.
 
     Args:
-        superpixels: ``slic`` or ``grid``, see :class:`~pellucid.attribution.superpixels.Superpixels`.
+        superpixels: ``slic`` or ``grid``, as
+            :class:`~pellucid.attribution.superpixels.Superpixels` has them.
         num_superpixels: About how many an image has.
         samples: Images with hidden superpixels that the network looks at, for each image.
         kernel_width: :math:`\sigma`.

@@ -5,7 +5,7 @@ ICCV 2017 (arXiv 1704.03296), equations 3 to 6 and section 4.3; the deletion gam
 
 Where this differs from the paper:
 
-- Lengths, which the paper has in pixels of images of 224 x 224, are shares of the image: an image of
+- Lengths, which the paper has in pixels of images of 224 x 224, are shares of the image: one of
   64 x 64 has the same 28 x 28 mask, and its blur is 64 / 224 as wide.
 - The mask is enlarged bilinearly and then smoothed with a Gaussian, where the paper sums a Gaussian
   around each cell; jitter continues the image's edge.

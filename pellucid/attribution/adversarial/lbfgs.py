@@ -50,7 +50,10 @@ class LBFGS(Attack):
     label: ClassVar[str] = "L-BFGS"
 
     def __init__(self, iterations: int = 50, search_steps: int = 6) -> None:
-        for name, value, least in (("iterations", iterations, 1), ("search_steps", search_steps, 0)):
+        for name, value, least in (
+            ("iterations", iterations, 1),
+            ("search_steps", search_steps, 0),
+        ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         self.iterations, self.search_steps = iterations, search_steps
