@@ -158,6 +158,8 @@ def shapley_values(kept: Tensor, weight: Tensor, gain: Tensor, whole: Tensor) ->
     Returns:
         (M,) float64.
     """
+    if kept.shape[1] == 1:
+        return whole[None]
     rows = kept.double()
     last = rows[:, -1:]
     scale = weight.sqrt()

@@ -26,7 +26,9 @@ def bright_square(top, left, size=8):
 @pytest.mark.parametrize("reference", ["constant", "noise"])
 def test_it_finds_the_square_that_decides(reference):
     net = LooksAt(18, 20, 8)
-    method = MeaningfulPerturbation(reference, iterations=60, mask_size=16, l1_weight=2e-3)
+    method = MeaningfulPerturbation(
+        reference, iterations=60, mask_size=16, l1_weight=2e-3, tv_weight=1e-3
+    )
     found = method.attribute(net, bright_square(18, 20), torch.tensor([1]))
     heat = found.heat[0]
     assert found.heat.shape == (1, 16, 16)

@@ -4,8 +4,9 @@ Sources: Goodfellow, Shlens and Szegedy, *Explaining and Harnessing Adversarial 
 (arXiv 1412.6572), section 4; Madry et al., *Towards Deep Learning Models Resistant to Adversarial
 Attacks*, ICLR 2018 (arXiv 1706.06083), section 2.1.
 
-Captum takes gradients below 1e-6 for zero, and would leave an image alone of which the network is
-sure. Here every sign counts.
+Captum takes gradients below 1e-6 for zero, and the gradient of the cross-entropy itself rounds to
+zero, where the network is sure: such an image would be left alone. Here every sign counts, and is
+that of a loss whose gradient differs by a positive factor, see :func:`margin`.
 """
 
 from collections.abc import Mapping
@@ -45,7 +46,7 @@ class FGSM(Attack):
 
     def perturb(self, network: nn.Module, pixels: Tensor, predicted: Tensor) -> Tensor:
         """See :class:`Attack`."""
-        step = _robust().FGSM(network, _loss(), lower_bound=0.0, upper_bound=1.0)
+        step = _robust().FGSM(network, margin, lower_bound=0.0, upper_bound=1.0)
         step.zero_thresh = 0.0
         found: Tensor = step.perturb(pixels, epsilon=self.epsilon, target=predicted)
         return found
@@ -97,7 +98,7 @@ class PGD(Attack):
 
     def perturb(self, network: nn.Module, pixels: Tensor, predicted: Tensor) -> Tensor:
         """See :class:`Attack`."""
-        walk = _robust().PGD(network, _loss(), lower_bound=0.0, upper_bound=1.0)
+        walk = _robust().PGD(network, margin, lower_bound=0.0, upper_bound=1.0)
         walk.fgsm.zero_thresh = 0.0
         devices = [pixels.device] if pixels.is_cuda else []
         with torch.random.fork_rng(devices=devices):
@@ -113,8 +114,22 @@ class PGD(Attack):
         return found
 
 
-def _loss() -> nn.Module:
-    return nn.CrossEntropyLoss(reduction="none")
+def margin(scores: Tensor, label: Tensor) -> Tensor:
+    r"""How far the other classes together are above one, in logits.
+
+    :math:`m = \log \sum_{j \ne y} e^{z_j} - z_y`. The cross-entropy is :math:`\log(1 + e^m)`, so
+    its gradient is that of :math:`m` times the probability of the other classes, above 0.
+
+    Args:
+        scores: (B, K) logits, K at least 2.
+        label: (B,) int64.
+
+    Returns:
+        (B,).
+    """
+    own = nn.functional.one_hot(label, scores.shape[1]).bool()
+    others = scores.masked_fill(own, -torch.inf).logsumexp(1)
+    return others - scores.gather(1, label[:, None])[:, 0]
 
 
 def _robust() -> Any:

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import Bounds, minimize
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
@@ -106,7 +106,7 @@ class LBFGS(Attack):
         wanted = torch.tensor([target], device=image.device)
 
         def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            now = torch.from_numpy(values).to(image).view_as(image).requires_grad_()
+            now = torch.tensor(values).to(image).view_as(image).requires_grad_()
             cost = weight * (now - image).square().sum() + F.cross_entropy(
                 network(now[None]), wanted
             )
@@ -119,7 +119,7 @@ class LBFGS(Attack):
             start,
             jac=True,
             method="L-BFGS-B",
-            bounds=[(0.0, 1.0)] * len(start),
+            bounds=Bounds(0.0, 1.0),
             options={"maxiter": self.iterations},
         )
         return torch.from_numpy(found.x).to(image).view_as(image).clamp(0, 1)

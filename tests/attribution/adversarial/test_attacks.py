@@ -6,7 +6,7 @@ from torch import nn
 
 from pellucid.attribution.adversarial.attack import PixelScores, perturbation_norms
 from pellucid.attribution.adversarial.attacks import ATTACKS, make_attack
-from pellucid.attribution.adversarial.gradient_sign import FGSM, PGD
+from pellucid.attribution.adversarial.gradient_sign import FGSM, PGD, margin
 from pellucid.attribution.adversarial.lbfgs import LBFGS
 from pellucid.attribution.adversarial.one_pixel import OnePixel, painted
 from pellucid.attribution.method import NonFiniteScores
@@ -39,11 +39,17 @@ def test_fgsm_is_the_sign_of_the_gradient():
 
 
 def test_an_image_of_which_the_network_is_sure_is_changed_too():
-    """Captum itself takes gradients below 1e-6 for zero."""
+    """The gradient of its cross-entropy is zero in single precision."""
     net, batch = LooksAt(0, 0, 8, gain=60.0, at=0.0), pixels()
     assert float(net(batch).softmax(1)[:, 0].max()) < 1e-6
     assert float(FGSM(0.03).attack(net, batch).linf.min()) == pytest.approx(0.03)
     assert float(PGD(0.03, steps=3).attack(net, batch).linf.min()) > 0.02
+
+
+def test_the_margin_is_the_cross_entropy_by_other_means():
+    scores, label = torch.randn(5, 4), torch.tensor([0, 3, 1, 2, 2])
+    wanted = nn.functional.cross_entropy(scores, label, reduction="none")
+    torch.testing.assert_close(nn.functional.softplus(margin(scores, label)), wanted)
 
 
 def test_pgd_finds_what_one_step_does_not_and_stays_in_its_box():
