@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from pellucid.attribution.method import (
     AttributionMethod,
@@ -88,9 +89,9 @@ class KernelShap(AttributionMethod):
             scores = check_scores(network(image), len(image), target)
         wanted = scores.argmax(1) if target is None else target
         heat, wholes = [], []
-        for one, labels, number in zip(
-            image, self.superpixels.cut(image), wanted.tolist(), strict=True
-        ):
+        regions = self.superpixels.cut(image)
+        bar = tqdm(regions, desc=self.label, delay=2, leave=False)
+        for one, labels, number in zip(image, bar, wanted.tolist(), strict=True):
             values, whole = self._values(network, one, labels, number)
             heat.append(spread(values, labels.cpu()))
             wholes.append(whole)

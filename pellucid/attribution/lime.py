@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from pellucid.attribution.method import AttributionMethod, Finding, Sign, check_scores
 from pellucid.attribution.superpixels import Baseline, Kind, Superpixels, spread
@@ -84,9 +85,9 @@ class Lime(AttributionMethod):
             scores = check_scores(network(image), len(image), target)
         wanted = scores.argmax(1) if target is None else target
         heat = []
-        for one, labels, number in zip(
-            image, self.superpixels.cut(image), wanted.tolist(), strict=True
-        ):
+        regions = self.superpixels.cut(image)
+        bar = tqdm(regions, desc=self.label, delay=2, leave=False)
+        for one, labels, number in zip(image, bar, wanted.tolist(), strict=True):
             heat.append(spread(self._weights(network, one, labels, number), labels))
         return Finding(heat=torch.stack(heat), scores=scores)
 

@@ -18,6 +18,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from pellucid.attribution.method import AttributionMethod, Finding, Sign, check_scores
 
@@ -115,7 +116,7 @@ class MeaningfulPerturbation(AttributionMethod):
         hidden = self._hidden(image, generator)
         mask = self._circle(network, image, hidden, wanted).requires_grad_()
         optimizer = torch.optim.Adam([mask], lr=self.lr)
-        for _ in range(self.iterations):
+        for _ in tqdm(range(self.iterations), desc=self.label, delay=2, leave=False):
             shift = self._shift(image, generator)
             shown = _blend(_shifted(image, shift), _shifted(hidden, shift), mask)
             # The sum: each image's terms depend on its own mask alone, and Adam works by value.
