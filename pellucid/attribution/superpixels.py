@@ -144,4 +144,5 @@ def _import_slic() -> Callable[..., Any]:
             "superpixels 'slic' needs scikit-image: pip install 'pellucid[superpixels]', or use "
             "superpixels 'grid'"
         ) from error
-    return slic
+    found: Callable[..., Any] = slic
+    return found

@@ -131,7 +131,8 @@ class L2X(InterpretableModel):
             ValueError: There are fewer cells than are to be picked.
         """
         features = F.avg_pool2d(self.explainer(image), self.pool)
-        logits = rearrange(self.cell_scores(features), "b 1 h w -> b h w").float()
+        scores: Tensor = self.cell_scores(features)
+        logits = rearrange(scores, "b 1 h w -> b h w").float()
         if logits[0].numel() < self.cells:
             raise ValueError(
                 f"cells must be at most {logits[0].numel()}, as images of {tuple(image.shape[2:])} "
@@ -153,8 +154,9 @@ class L2X(InterpretableModel):
         else:
             mask = pick_cells(logits, self.cells).sum(1)
         scores = self.answer(image, mask)
+        whole: Tensor | None = None
         if self.explained_model is None:
-            whole, loss = None, F.cross_entropy(scores, batch["label"])
+            loss = F.cross_entropy(scores, batch["label"])
         else:
             with torch.no_grad():
                 whole = self.explained_model.class_scores(image)

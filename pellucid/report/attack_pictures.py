@@ -2,8 +2,7 @@
 
 import textwrap
 
-import numpy as np
-import torch
+from einops import rearrange
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -54,8 +53,8 @@ def draw_adversarial(image: Tensor, adversarial: Tensor, before: str, after: str
     for number, (panel, title) in enumerate(zip(panels, titles, strict=True)):
         height = _PANEL / (_PANEL + _TITLE)
         axes = page.add_axes((number / 3 + 0.005, 0.0, 1 / 3 - 0.01, height))
-        pixels: np.ndarray = torch.movedim(panel.expand(3, -1, -1), 0, -1).numpy()
-        axes.imshow(pixels, interpolation="nearest")
+        pixels = rearrange(panel.expand(3, -1, -1), "c h w -> h w c")
+        axes.imshow(pixels.numpy(), interpolation="nearest")
         axes.set_axis_off()
         shown = textwrap.fill(textwrap.shorten(title, 80, placeholder=" ..."), 32)
         # Names of classes are the user's, and "$" is no formula there.

@@ -9,9 +9,8 @@ from pellucid.attribution.adversarial.lbfgs import LBFGS
 from pellucid.attribution.adversarial.one_pixel import OnePixel
 from pellucid.errors import nearest
 
-ATTACKS: Mapping[str, Callable[..., Attack]] = {
-    attack.name: attack for attack in (FGSM, PGD, LBFGS, OnePixel)
-}
+_CLASSES: tuple[type[Attack], ...] = (FGSM, PGD, LBFGS, OnePixel)
+ATTACKS: Mapping[str, Callable[..., Attack]] = {attack.name: attack for attack in _CLASSES}
 """Makes each attack; its options are those of its class."""
 
 
