@@ -11,8 +11,19 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from pellucid.models.backbones import Backbone
+from pellucid.attribution.functions import function_name
+from pellucid.attribution.method import (
+    AttributionMethod,
+    Finding,
+    UnsupportedNetwork,
+    check_scores,
+    evaluating,
+)
+from pellucid.models.backbones import Backbone, TransformerBackbone
+
+_ATTENTION = ("scaled_dot_product_attention", "multi_head_attention_forward")
 
 
 def grad_cam(
@@ -105,3 +116,109 @@ def _maps_as_leaves(module: nn.Module) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         handle.remove()
+
+
+class GradCAM(AttributionMethod):
+    """Grad-CAM of a layer, at least 0, on the layer's grid.
+
+    Args:
+        layer: Name of the layer; None: the network's backbone, else the last module that gives maps
+            and is no pooling, which is what the paper recommends.
+
+    Raises:
+        ValueError: The name is empty.
+    """
+
+    name = "grad_cam"
+    label = "Grad-CAM"
+    sign = "positive"
+    checks_itself = True
+
+    def __init__(self, layer: str | None = None) -> None:
+        if layer == "":
+            raise ValueError("layer must be the name of a module of the network, got ''")
+        self.layer = layer
+
+    def check(self, network: nn.Module, image: Tensor | None = None) -> None:
+        """See :meth:`AttributionMethod.check`: refuses networks without maps."""
+        if image is not None and self._given(network) is None:
+            last_maps(network, image[:1])
+
+    def _given(self, network: nn.Module) -> str | None:
+        """The name of the layer where no run is needed to know it."""
+        if self.layer is not None:
+            return self.layer
+        for name, module in network.named_modules():
+            if (
+                name
+                and isinstance(module, Backbone)
+                and not isinstance(module, TransformerBackbone)
+            ):
+                return name
+        return None
+
+    def explain(self, network: nn.Module, image: Tensor, target: Tensor | None) -> Finding:
+        """See :meth:`AttributionMethod.explain`."""
+        layer = self._given(network) or last_maps(network, image[:1])
+        seen: list[Tensor] = []
+
+        def scores(image: Tensor) -> Tensor:
+            seen.append(check_scores(network(image), len(image), target))
+            return seen[-1]
+
+        heat = grad_cam(network, image, target, layer, scores)
+        return Finding(heat=heat, scores=seen[-1])
+
+
+def last_maps(network: nn.Module, image: Tensor) -> str:
+    """Name of the last module that gives maps (B, U, h, w) of more than one place, no pooling.
+
+    Args:
+        network: The network.
+        image: (1, C, H, W).
+
+    Raises:
+        UnsupportedNetwork: There is none, or the maps are read as tokens by attention.
+    """
+    found: list[str] = []
+    watch = _Attention()
+    handles = []
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def see(module: nn.Module, inputs: Any, output: Any) -> None:
+            maps = isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1
+            if maps and "Pool" not in type(module).__name__:
+                found.append(name)
+                watch.since = False
+
+        return see
+
+    for name, module in network.named_modules():
+        if name:
+            handles.append(module.register_forward_hook(hook(name)))
+    try:
+        with evaluating(network), torch.no_grad(), watch:
+            network(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found or watch.since:
+        reason = "attention reads its maps as tokens" if found else "no layer gives maps"
+        raise UnsupportedNetwork(
+            found[-1] if found else "network",
+            reason,
+            "use integrated_gradients, or the model's own attention maps",
+        )
+    return found[-1]
+
+
+class _Attention(TorchFunctionMode):
+    """Whether attention ran since :attr:`since` was set to False."""
+
+    since = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.since = self.since or function_name(func) in _ATTENTION
+        return func(*args, **(kwargs or {}))

@@ -108,14 +108,16 @@ class AttributionMethod(ABC):
     sign: ClassVar[Sign]
     promises_completeness: ClassVar[bool] = False
     """Whether the values sum to what the method's file says, to :data:`TOLERANCE`."""
+    checks_itself: ClassVar[bool] = False
+    """Whether :meth:`explain` refuses by itself all that :meth:`check` would."""
 
     def check(self, network: nn.Module, image: Tensor | None = None) -> None:  # noqa: B027
         """Say whether the method would be right on a network; the default is right on all.
 
         Args:
             network: Maps images (B, C, H, W) to logits (B, K).
-            image: (B, C, H, W), for what only a run of the network shows; None: what its modules
-                alone show is checked.
+            image: (B, C, H, W), for what only a run of the network shows, of which one is enough;
+                None: what its modules alone show is checked.
 
         Raises:
             UnsupportedNetwork: It would be wrong, or could not run.
@@ -154,7 +156,8 @@ class AttributionMethod(ABC):
         with evaluating(network), torch.inference_mode(False), torch.enable_grad():
             own = image.detach().clone()
             wanted = None if target is None else _checked(target, own)
-            self.check(network, own)
+            if not self.checks_itself:
+                self.check(network, own[:1])
             found = self.explain(network, own, wanted)
             scores = found.scores
             if scores is None:
@@ -191,12 +194,20 @@ def completeness_error(total: Tensor, difference: Tensor) -> Tensor:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network in evaluation mode, so that images do not act on each other, and back."""
+    """Put a network in evaluation mode, so that images do not act on each other, and back.
+
+    Its parameters need no gradient meanwhile: what needs one then depends on the image.
+    """
     modes = {module: module.training for module in network.modules()}
+    trained = [each for each in network.parameters() if each.requires_grad]
     network.eval()
     try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
         yield
     finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
         for module, mode in modes.items():
             module.training = mode
 

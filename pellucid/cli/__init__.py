@@ -24,6 +24,7 @@ COMMANDS = {
     **TRAINER_COMMANDS,
     "explain": "draw a trained model's own explanation of images",
     "attack": "look for small changes of images that change a trained model's prediction",
+    "evaluate": "judge a model's explanations beside post-hoc ones, on the same images",
     "report": "write the page of one run, or the comparison of several",
     "sweep": "run a grid of settings one after the other, then report on all of them",
     "configs": "list the shipped configs (ls), or copy one (cp NAME)",
@@ -134,6 +135,10 @@ def _dispatch(words: list[str]) -> None:
         from pellucid.cli.attack import attack
 
         attack(rest)
+    elif command == "evaluate":
+        from pellucid.cli.evaluate import evaluate
+
+        evaluate(rest)
     elif command == "report":
         from pellucid.cli.commands import report
 

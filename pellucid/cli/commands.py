@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pellucid.analysis.units import denormalise
 from pellucid.cli import Parser
+from pellucid.cli.attributions import chosen_methods, draw_attributions
 from pellucid.cli.checks import check_data
 from pellucid.cli.quiet import quiet
 from pellucid.cli.trained import open_trained
@@ -59,15 +60,18 @@ def report(words: Sequence[str]) -> None:
 def explain(words: Sequence[str]) -> None:
     """Draw a trained model's own explanation of images, and print it as a table.
 
+    With ``--methods``, draw the maps of post-hoc methods beside it.
+
     Args:
         words: The words after the command.
 
     Raises:
-        UserError: If the run, the checkpoint or an image cannot be read.
+        UserError: If the run, the checkpoint or an image cannot be read, or there is no such
+            method.
     """
     parser = Parser(
         prog="pellucid explain",
-        description="A model's own explanation of images.",
+        description="A model's own explanation of images, and those of post-hoc methods.",
         epilog="Options of the config, such as --data.root DIR, can follow.",
         allow_abbrev=False,
     )
@@ -77,12 +81,25 @@ def explain(words: Sequence[str]) -> None:
     parser.add_argument(
         "--config", help="the config, for a checkpoint that does not lie in its run's directory"
     )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="post-hoc methods to draw beside the own explanation, or all; default: none",
+    )
     parsed, extra = parser.parse_known_args(list(words))
+    methods = chosen_methods(parsed.methods)
     with quiet():
-        trained = open_trained("explain", parsed.run, parsed.config, extra)
-        names, images = _images(trained.data, parsed.images)
-        output = parsed.output or trained.run / "explanations"
-        _explain(trained.model, trained.data, names, images, output)
+        found = open_trained("explain", parsed.run, parsed.config, extra)
+        names, images = _images(found.data, parsed.images)
+        output = parsed.output or found.run / "explanations"
+        target = _explain(found.model, found.data, names, images, output)
+        if methods and target is None:
+            problem = f"{type(found.model).__name__} has no classes, so there is no score to"
+            raise UserError("--methods", f"{problem} attribute; leave it out")
+        if target is not None:
+            draw_attributions(found.model, found.data, names, images, target, methods, output)
 
 
 def _images(data: ImageDataModule, files: Sequence[Path]) -> tuple[list[str], Tensor]:
@@ -117,7 +134,9 @@ def _explain(
     names: Sequence[str],
     images: Tensor,
     output: Path,
-) -> None:
+) -> Tensor | None:
+    """Draw and print each image's own explanation; (N,) the classes, None if there are none."""
+    targets = []
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -129,6 +148,9 @@ def _explain(
         path = output / f"{name}.png"
         Image.fromarray(picture).save(path)
         print(f"{name}: {table(explanation, 0, data.class_names)}\n  {path}\n")
+        if explanation.scores.shape[1]:
+            targets.append(explanation.target)
+    return torch.cat(targets) if targets else None
 
 
 def _draw(explanation: Explanation, image: Tensor, data: ImageDataModule) -> Picture:

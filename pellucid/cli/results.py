@@ -48,7 +48,7 @@ def write_results(
         "fit_seconds": stopwatch.seconds,
         "images_per_second": stopwatch.images_per_second,
         "parameters": sum(parameter.numel() for parameter in cli.model.parameters()),
-        "versions": {"python": platform.python_version(), "pellucid": __version__, **_versions()},
+        "versions": versions(),
         "config_sha256": hashlib.sha256(config).hexdigest(),
     }
     path = directory / "results.json"
@@ -65,8 +65,10 @@ def _weights(cli: "PellucidCLI") -> dict[str, object] | None:
     return {**asdict(loaded), "mean": list(data.mean), "std": list(data.std)}
 
 
-def _versions() -> dict[str, str]:
-    return {name.replace("-", "_"): version(name) for name in _PACKAGES}
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of those that figures depend on."""
+    packages = {name.replace("-", "_"): version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), "pellucid": __version__, **packages}
 
 
 def summarise(metrics: Mapping[str, float], skipped: Mapping[str, str]) -> str:

@@ -171,6 +171,11 @@ class ResidualAttentionNetwork(InterpretableModel):
         """Class scores (B, num_classes), logits, of images (B, channels, H, W)."""
         return self.attend(image)[0]
 
+    def class_scores(self, image: Tensor) -> Tensor:
+        """(B, K) class scores, logits, of images (B, C, H, W), which can be differentiated."""
+        scores: Tensor = self(image)
+        return scores
+
     def maps(self, masks: Sequence[Tensor]) -> Tensor:
         """One map per module: its mask's mean over channels, on the largest mask's grid.
 

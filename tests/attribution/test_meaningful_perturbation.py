@@ -12,7 +12,7 @@ from pellucid.attribution.meaningful_perturbation import (
     probability,
 )
 from pellucid.attribution.methods import make_method
-from tests.attribution.networks import Curved, LooksAt, images
+from tests.attribution.known_answers import Curved, LooksAt, images
 
 
 def bright_square(top, left, size=8):

@@ -13,7 +13,7 @@ from pellucid.attribution.lime import Lime
 from pellucid.attribution.method import TOLERANCE, NonFiniteScores
 from pellucid.attribution.methods import make_method
 from pellucid.attribution.superpixels import Superpixels, keep, spread
-from tests.attribution.networks import Curved, Linear, images
+from tests.attribution.known_answers import Curved, Linear, images
 
 METHODS = [Lime, KernelShap]
 

@@ -10,7 +10,7 @@ from pellucid.attribution.method import ClassScores, UnsupportedNetwork
 from pellucid.attribution.methods import make_method
 from pellucid.errors import UserError
 from pellucid.models.l2x import L2X, draw_cells, masked, over_cells, pick_cells
-from tests.attribution.networks import Curved
+from tests.attribution.known_answers import Curved
 from tests.helpers import CONFIG, TinyData, TinyModel, call, only_run, write_config
 
 L2X_CONFIG = """\

@@ -10,7 +10,7 @@ from pellucid.attribution.adversarial.gradient_sign import FGSM, PGD, margin
 from pellucid.attribution.adversarial.lbfgs import LBFGS
 from pellucid.attribution.adversarial.one_pixel import OnePixel, painted
 from pellucid.attribution.method import NonFiniteScores
-from tests.attribution.networks import Curved, Linear, LooksAt
+from tests.attribution.known_answers import Curved, Linear, LooksAt
 
 QUICK = {
     "fgsm": {},

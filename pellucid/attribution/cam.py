@@ -1,0 +1,146 @@
+"""Class activation maps: what each place adds to the score of a network that averages its maps.
+
+Source: Zhou, Khosla, Lapedriza, Oliva and Torralba, *Learning Deep Features for Discriminative
+Localization*, CVPR 2016 (arXiv 1512.04150), equation 2.
+
+Promise: a map sums to the score less the bias, ``f(x) - f(no maps)``: the score that the layers
+after the average give to maps of zeros.
+
+Only a network that averages its last maps over all places, and whose scores are an affine function
+of the averages, has such maps. Where it is not sure that a network is one, it is refused.
+
+Where this differs from the paper:
+
+- The map is divided by the number of places, as the average is, so that it sums to what it says.
+- Batch normalisation and drop-out may stand between the average and the linear layer.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.attribution.functions import (
+    MOVING,
+    Function,
+    FunctionRules,
+    Rule,
+    depends,
+    function_name,
+    layer_names,
+)
+from pellucid.attribution.method import (
+    AttributionMethod,
+    Finding,
+    UnsupportedNetwork,
+    check_scores,
+    completeness_error,
+    evaluating,
+)
+
+_AFTER = MOVING | {"linear", "batch_norm", "conv2d"}
+_AVERAGES = ("mean", "adaptive_avg_pool2d", "avg_pool2d")
+_REMEDY = "use grad_cam"
+
+
+class CAM(AttributionMethod):
+    """Class activation maps, for (+) and against (-) the target, on the grid of the last maps."""
+
+    name = "cam"
+    label = "Class activation map"
+    sign = "signed"
+    promises_completeness = True
+
+    checks_itself = True
+
+    def check(self, network: nn.Module, image: Tensor | None = None) -> None:
+        """See :meth:`AttributionMethod.check`: refuses all but an average and an affine layer."""
+        if image is not None:
+            with evaluating(network), torch.inference_mode(False), torch.enable_grad():
+                _run(network, image[:1].detach().clone())
+
+    def explain(self, network: nn.Module, image: Tensor, target: Tensor | None) -> Finding:
+        """See :meth:`AttributionMethod.explain`."""
+        scores, averages = _run(network, image)
+        check_scores(scores, len(image), target)
+        chosen = (scores.argmax(1) if target is None else target).unsqueeze(1)
+        score = scores.gather(1, chosen)
+        assert averages.maps is not None  # Or it would have been refused.
+        (weight,) = torch.autograd.grad(score.sum(), averages.maps)
+        heat = (weight * averages.maps.detach()).sum(1)
+        without, _ = _run(network, image[:1], empty=averages.count)
+        promised = (score.squeeze(1) - without[0][chosen.squeeze(1)]).detach()
+        error = completeness_error(heat.double().flatten(1).sum(1), promised.double())
+        return Finding(heat=heat, scores=scores, error=error)
+
+
+class _Averages(FunctionRules):
+    """Cuts a network off below each average over all places, and watches what follows the last.
+
+    Args:
+        layers: Names of the running layers.
+        empty: Number of an average, from 1, whose maps zeros are put in place of; 0: none.
+    """
+
+    def __init__(self, layers: list[str], empty: int) -> None:
+        rules: dict[str, Rule] = dict.fromkeys(_AVERAGES, self.average)
+        super().__init__(CAM.label, rules, None, layers, _REMEDY)
+        self.empty, self.count = empty, 0
+        self.maps: Tensor | None = None
+        self.after: UnsupportedNetwork | None = None
+
+    def __torch_function__(
+        self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs)
+        name = function_name(func)
+        known = name in _AFTER or name in _AVERAGES or not depends(result)
+        if self.maps is not None and not known and self.after is None:
+            self.after = self.refusal(f"{name}() follows the average: no sum over places")
+        return result
+
+    def average(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Rule of functions that may be the average; others of them follow it like any function."""
+        result = func(*args, **kwargs)
+        maps = args[0] if args else kwargs["input"]
+        if not _is_average(maps, result):
+            if self.maps is not None and self.after is None:
+                self.after = self.refusal(f"{function_name(func)}() follows the average")
+            return result
+        self.count, self.after = self.count + 1, None
+        leaf = torch.zeros_like(maps) if self.count == self.empty else maps.detach().clone()
+        self.maps = leaf.requires_grad_()
+        if args:
+            return func(self.maps, *args[1:], **kwargs)
+        return func(**(kwargs | {"input": self.maps}))
+
+
+def _is_average(maps: Any, result: Any) -> bool:
+    """Whether a pooling has made one value of each map (B, U, h, w)."""
+    return (
+        isinstance(maps, Tensor)
+        and isinstance(result, Tensor)
+        and maps.ndim == 4
+        and result.shape[:2] == maps.shape[:2]
+        and result.numel() == maps.shape[0] * maps.shape[1]
+    )
+
+
+def _run(network: nn.Module, image: Tensor, empty: int = 0) -> tuple[Tensor, _Averages]:
+    """Scores (B, K) that depend on the last averaged maps alone, and those maps.
+
+    Args:
+        network: The network.
+        image: (B, C, H, W).
+        empty: See :class:`_Averages`.
+
+    Raises:
+        UnsupportedNetwork: No maps are averaged, or the scores are no affine function of averages.
+    """
+    with layer_names(network) as layers, _Averages(layers, empty) as averages:
+        scores: Tensor = network(image.detach().requires_grad_())
+    if averages.after is not None:
+        raise averages.after
+    if averages.maps is None or not depends(scores):
+        raise UnsupportedNetwork("network", "it averages no maps over all places", _REMEDY)
+    return scores, averages
