@@ -9,7 +9,9 @@ zero, where the network is sure: such an image would be left alone. Here every s
 that of a loss whose gradient differs by a positive factor, see :func:`margin`.
 """
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -48,7 +50,8 @@ class FGSM(Attack):
         """See :class:`Attack`."""
         step = _robust().FGSM(network, margin, lower_bound=0.0, upper_bound=1.0)
         step.zero_thresh = 0.0
-        found: Tensor = step.perturb(pixels, epsilon=self.epsilon, target=predicted)
+        with _without_advice():
+            found: Tensor = step.perturb(pixels, epsilon=self.epsilon, target=predicted)
         return found
 
 
@@ -101,7 +104,7 @@ class PGD(Attack):
         walk = _robust().PGD(network, margin, lower_bound=0.0, upper_bound=1.0)
         walk.fgsm.zero_thresh = 0.0
         devices = [pixels.device] if pixels.is_cuda else []
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=devices), _without_advice():
             torch.manual_seed(self.seed)
             found: Tensor = walk.perturb(
                 pixels,
@@ -130,6 +133,14 @@ def margin(scores: Tensor, label: Tensor) -> Tensor:
     own = nn.functional.one_hot(label, scores.shape[1]).bool()
     others = scores.masked_fill(own, -torch.inf).logsumexp(1)
     return others - scores.gather(1, label[:, None])[:, 0]
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Captum says that it turns gradients of images on, at each step; there is nothing to do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*did not already require gradients.*")
+        yield
 
 
 def _robust() -> Any:
