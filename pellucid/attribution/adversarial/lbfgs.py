@@ -111,7 +111,7 @@ class LBFGS(Attack):
                 network(now[None]), wanted
             )
             (slope,) = torch.autograd.grad(cost, now)
-            return float(cost), slope.flatten().cpu().double().numpy()
+            return float(cost.detach()), slope.flatten().cpu().double().numpy()
 
         start = image.flatten().cpu().double().numpy()
         found = minimize(
