@@ -19,6 +19,10 @@ _CLASSES: Mapping[str, str] = {
     "cam": "cam.CAM",
     "grad_cam": "grad_cam.GradCAM",
     "occlusion": "occlusion.Occlusion",
+    "lime": "lime.Lime",
+    "kernel_shap": "kernel_shap.KernelShap",
+    "meaningful_perturbation": "meaningful_perturbation.MeaningfulPerturbation",
+    "l2x": "l2x.L2X",
 }
 """File and class below this package; a file is read when its method is asked for."""
 

@@ -23,6 +23,7 @@ TRAINER_COMMANDS = {
 COMMANDS = {
     **TRAINER_COMMANDS,
     "explain": "draw a trained model's own explanation of images",
+    "attack": "look for small changes of images that change a trained model's prediction",
     "evaluate": "judge a model's explanations beside post-hoc ones, on the same images",
     "report": "write the page of one run, or the comparison of several",
     "sweep": "run a grid of settings one after the other, then report on all of them",
@@ -130,6 +131,10 @@ def _dispatch(words: list[str]) -> None:
         from pellucid.cli.commands import explain
 
         explain(rest)
+    elif command == "attack":
+        from pellucid.cli.attack import attack
+
+        attack(rest)
     elif command == "evaluate":
         from pellucid.cli.evaluate import evaluate
 

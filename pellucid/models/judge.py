@@ -1,7 +1,5 @@
 """A trained classifier that judges what generators draw; it takes no part in their training."""
 
-import importlib
-import sys
 from typing import Any, Self
 
 import torch
@@ -10,6 +8,7 @@ from torch import Tensor, nn
 from pellucid.checkpoint import ORIGIN, read_checkpoint
 from pellucid.errors import UserError
 from pellucid.models.base import InterpretableModel
+from pellucid.models.trained import find_class
 
 _KEY = "model.judge"
 
@@ -56,7 +55,7 @@ class Judge:
             raise UserError(
                 _KEY, f"{path} is no checkpoint of a classifier; train one, as cnn_mnist"
             )
-        class_ = _find_class(str(content.get(ORIGIN, {}).get("model", "")), path)
+        class_ = find_class(str(content.get(ORIGIN, {}).get("model", "")), path, _KEY)
         model: Any = class_.load_from_checkpoint(path, map_location="cpu", weights_only=True)
         return cls(model, num_classes)
 
@@ -94,19 +93,3 @@ def _with_channels(pixels: Tensor, channels: int) -> Tensor:
     if pixels.shape[1] == channels:
         return pixels
     return pixels.mean(1, keepdim=True).expand(-1, channels, -1, -1)
-
-
-def _find_class(path: str, file: str) -> type[InterpretableModel]:
-    """The class that a checkpoint names, if it is one of ours or has been imported already."""
-    module, _, name = path.rpartition(".")
-    found: Any = None
-    if module.split(".")[0] == "pellucid" or module in sys.modules:
-        try:
-            found = getattr(importlib.import_module(module), name, None)
-        except ImportError:
-            found = None
-    if not (isinstance(found, type) and issubclass(found, InterpretableModel)):
-        raise UserError(
-            _KEY, f"{file} is of the model {path or 'of no name'}, which is not known here"
-        )
-    return found

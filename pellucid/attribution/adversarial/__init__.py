@@ -1,0 +1,1 @@
+"""Adversarial examples: how little of an image has to change for the prediction to change."""
