@@ -83,15 +83,21 @@ class Headline:
     note: str
     good: bool | None
     """Whether it is better than the first run's; None: not to be judged."""
+    definition: str = ""
 
 
-def make_table(runs: Sequence[Run]) -> list[Stage]:
-    """The metrics of all runs by stage, the test split first."""
+def make_table(runs: Sequence[Run], comparable: bool = True) -> list[Stage]:
+    """The metrics of all runs by stage, the test split first.
+
+    Args:
+        runs: The runs, one column each.
+        comparable: Whether to judge them against each other.
+    """
     keys = sorted({key for run in runs for key in run.metrics}, key=_rank)
     stages: dict[str, list[Row]] = {}
     for key in keys:
         name = key.split("/", 1)[0] if "/" in key else ""
-        stages.setdefault(name, []).append(_row(key, runs))
+        stages.setdefault(name, []).append(_row(key, runs, comparable))
     return [Stage(_STAGES.get(n, n.capitalize() or "Other"), tuple(r)) for n, r in stages.items()]
 
 
@@ -105,17 +111,18 @@ def _rank(key: str) -> tuple[int, int, str]:
     )
 
 
-def _row(key: str, runs: Sequence[Run]) -> Row:
+def _row(key: str, runs: Sequence[Run], comparable: bool) -> Row:
     known = figure(key)
+    compares = comparable and known.comparable
     values = [run.metrics.get(key) for run in runs]
     there = [value for value in values if value is not None and value == value]
-    pick = known.pick() if known.comparable else None
+    pick = known.pick() if compares else None
     best = pick(there) if pick is not None and len(set(there)) > 1 else None
     first = values[0]
     cells = []
     for number, value in enumerate(values):
         ratio = ""
-        if number and known.comparable and value is not None and value >= 0 and first:
+        if number and compares and value is not None and value >= 0 and first:
             times = value / first
             # Two digits would call 0.996 the same.
             ratio = f"{_TIMES} {times:.{3 if 0.95 < times < 1.05 else 2}f}" if first > 0 else ""
@@ -135,9 +142,9 @@ def make_skipped(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
     ]
 
 
-def make_headlines(runs: Sequence[Run]) -> list[Headline]:
+def make_headlines(runs: Sequence[Run], comparable: bool = True) -> list[Headline]:
     """The figures for the top of the page: of a single run, or of the second against the first."""
-    if len(runs) > 2 or (stage := _stage(runs)) is None:
+    if len(runs) > 2 or not comparable or (stage := _stage(runs)) is None:
         return []
     run, first = runs[-1], runs[0]
     found = []
@@ -151,7 +158,8 @@ def make_headlines(runs: Sequence[Run]) -> list[Headline]:
             note = f"{known.write(before)} for {first.label}"
             better = known.pick()
             good = better(value, before) == value if better and value != before else None
-        found.append(Headline(f"{known.label} {known.arrow}", known.write(value), note, good))
+        label = f"{known.label} {known.arrow}"
+        found.append(Headline(label, known.write(value), note, good, known.definition))
     return found[:_MOST_HEADLINES]
 
 
