@@ -32,13 +32,14 @@ def _differ(first: Run, other: Run) -> str | None:
     a, b = first.class_of("data"), other.class_of("data")
     if a and b and a != b:
         return f"they were tested on other data ({a} and {b})"
-    names = [[str(n) for n in sequence(run.confusion.get("class_names"))] for run in (first, other)]
+    classes = [sequence(run.confusion.get("class_names")) for run in (first, other)]
+    names = [[str(name) for name in found] for found in classes]
     if all(names) and names[0] != names[1]:
         return f"they have other classes ({_list(names[0])}, and {_list(names[1])})"
-    found = [read_settings(run.config) for run in (first, other)]
+    known = [read_settings(run.config) for run in (first, other)]
     for option in _WHAT:
-        values = [settings.get(f"data.{option}") for settings in found]
-        if all(found) and values[0] != values[1]:
+        values = [settings.get(f"data.{option}") for settings in known]
+        if all(known) and values[0] != values[1]:
             return f"data.{option} is {values[0]!r} for one and {values[1]!r} for the other"
     return None
 

@@ -166,7 +166,7 @@ def _mark(rows: Sequence[Method], columns: Sequence[Figure]) -> list[Method]:
     for place, known in enumerate(columns):
         judged = [n for n, row in enumerate(rows) if row.kind != "baseline"]
         values = {n: v for n in judged if (v := rows[n].cells[place].value) is not None}
-        if (pick := known.pick()) is None or len(set(values.values())) < 2:
+        if not known.comparable or (pick := known.pick()) is None or len(set(values.values())) < 2:
             continue
         best = pick(values.values())  # type: ignore[arg-type]
         for n in (n for n, value in values.items() if value == best):

@@ -7,8 +7,8 @@ EXPLANATION_FIGURES: dict[str, Figure] = {
         label="Infidelity",
         better="lower",
         definition=(
-            "Squared difference between what the explanation says that a perturbation of the image "
-            "changes and how much the score does change, mean over perturbations and images (Yeh "
+            "Squared difference between what the explanation says that a perturbation of the "
+            "image changes and how much the score does change, mean over perturbations and images (Yeh "
             "et al., 2019)."
         ),
     ),
@@ -17,15 +17,15 @@ EXPLANATION_FIGURES: dict[str, Figure] = {
         better="lower",
         unit="of the map's norm",
         definition=(
-            "Largest relative change of the explanation under noise that is hardly to be seen, mean "
-            "over images (Yeh et al., 2019)."
+            "Largest relative change of the explanation under noise that is hardly to be seen, "
+            "mean over images (Yeh et al., 2019)."
         ),
     ),
     "sparseness": Figure(
         label="Sparseness",
         definition=(
-            "Gini index of the map: 0 where all pixels count alike, 1 where one pixel has all, mean "
-            "over images (Chalasani et al., 2020)."
+            "Gini index of the map: 0 where all pixels count alike, 1 where one pixel has all, "
+            "mean over images (Chalasani et al., 2020)."
         ),
     ),
     "completeness_error": Figure(
@@ -45,8 +45,8 @@ EXPLANATION_FIGURES: dict[str, Figure] = {
         definition=(
             "Images are drawn again without one of their parts, and the change of the score is the "
             "part's true effect. The figure is the correlation of these effects with the relevance "
-            "that the method gives each part: 1 where the method ranks and scales the parts as they "
-            "truly count, 0 where it says nothing."
+            "that the method gives each part: 1 where the method ranks and scales the parts as "
+            "they truly count, 0 where it says nothing."
         ),
     ),
     "agreement": Figure(
@@ -63,7 +63,7 @@ EXPLANATION_FIGURES: dict[str, Figure] = {
         better="lower",
         unit="seconds an image",
         comparable=False,
-        definition="Wall-clock time of the explanation, mean over images, on the machine it ran on.",
+        definition="Wall-clock time of the explanation, mean over images, on its machine.",
     ),
     "success_rate": Figure(
         label="Success rate",
@@ -114,8 +114,8 @@ EXPLANATION_FIGURES: dict[str, Figure] = {
         definition=(
             "Mean of the second minus mean of the first, with its 95 % interval. Over seeds: "
             "Student's t interval of the paired differences where both have the same seeds, else "
-            "Welch's. Over images: 2,000 bootstrap samples of the test images, the same for both. An "
-            "interval that holds zero leaves open which of the two is better."
+            "Welch's. Over images: 2,000 bootstrap samples of the test images, the same for both. "
+            "An interval that holds zero leaves open which of the two is better."
         ),
     ),
 }

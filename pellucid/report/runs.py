@@ -67,6 +67,25 @@ class Run:
             value = value.get("class_path")
         return str(value).rsplit(".", 1)[-1] if value else ""
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from pellucid.report.notebook import run_html
+
+        return run_html(self)
+
+
+def load_run(path: Path | str) -> Run:
+    """Read one run directory: its figures, units and explanations, and what of it is missing.
+
+    Args:
+        path: The run directory, ``runs/<experiment>/<date-time>``.
+
+    Raises:
+        ValueError: If it is not a directory.
+    """
+    (run,) = read_runs([Path(path)])
+    return run
+
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Read run directories and give each a short name of its own.
