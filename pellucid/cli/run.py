@@ -281,9 +281,9 @@ class Run:
     def _write_report(self, model: InterpretableModel, data: ImageDataModule) -> None:
         from pellucid.analysis.categories import unit_categories
         from pellucid.analysis.units import collect_units
+        from pellucid.head_pictures import save_heads_of
         from pellucid.report.categories import save_categories
         from pellucid.report.drawing import contact_sheet
-        from pellucid.head_pictures import save_heads_of
         from pellucid.report.page import build_report
         from pellucid.report.pictures import draw_strongest, save_units
 

@@ -22,8 +22,8 @@ def incomparable(runs: Sequence[Run]) -> list[str]:
     for run in runs[1:]:
         if (why := _differ(first, run)) is not None:
             return [
-                f"{first.label} and {run.label} cannot be compared: {why}. Their figures stand side "
-                "by side, without ratios, differences or better values."
+                f"{first.label} and {run.label} cannot be compared: {why}. Their figures stand "
+                "side by side, without ratios, differences or better values."
             ]
     return []
 

@@ -8,8 +8,8 @@ EXPLANATION_FIGURES: dict[str, Figure] = {
         better="lower",
         definition=(
             "Squared difference between what the explanation says that a perturbation of the "
-            "image changes and how much the score does change, mean over perturbations and images (Yeh "
-            "et al., 2019)."
+            "image changes and how much the score does change, mean over perturbations and images "
+            "(Yeh et al., 2019)."
         ),
     ),
     "max_sensitivity": Figure(
