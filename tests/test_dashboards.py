@@ -109,8 +109,9 @@ def test_an_offline_run_of_weights_and_biases(tmp_path: Path, offline: None) -> 
     assert table["data"][3][2] is None
 
     shown = history["explanations/17"]
-    assert shown["captions"][:2] == ["image: bear, predicted fox"] + [
-        "Own explanation: bear, predicted fox"
+    assert shown["captions"][:2] == [
+        "image: bear, predicted fox",
+        "Own explanation: bear, predicted fox",
     ]
     for name, file in zip(("", "_own", "_grad_cam"), shown["filenames"], strict=False):
         with (

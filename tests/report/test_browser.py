@@ -45,6 +45,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         results = json.loads((run / "results.json").read_text())
         results["metrics"] |= {"bias/swap_background": 0.3, "bias/remove_head": 0.5}
         (run / "results.json").write_text(json.dumps(results))
+        (run / "config.yaml").write_text(f"model:\n  lr: {number + 1}\n")
     return build_report(runs, folder / "report.html")
 
 
@@ -53,6 +54,7 @@ class Seen:
 
     def __init__(self, browser: Any, report: Path, **options: Any) -> None:
         self.context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}} | options)
+        self.context.set_default_timeout(10_000)
         self.requests: list[str] = []
         self.errors: list[str] = []
         self.page = self.context.new_page()
