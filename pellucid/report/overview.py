@@ -15,13 +15,14 @@ def find_overview(runs: Sequence[Run]) -> Tradeoff | None:
 
     Returns:
         A trade-off of references alone; None where fewer than two settings have both an accuracy
-        and an interpretability metric of the test split.
+        and an interpretability metric of the test split, and of two single runs, whose two points
+        would say no more than their headline figures.
     """
     groups = [group for group in groups_of(runs) if group.estimate("accuracy")]
-    if len(groups) < 2 or not (metrics := interpretability_metrics(groups)):
+    merged = any(len(group.runs) > 1 for group in groups)
+    if len(groups) < (2 if merged else 3) or not (metrics := interpretability_metrics(groups)):
         return None
     place = {id(run): number for number, run in enumerate(runs)}
-    merged = len(groups) < len(runs)
     for number, group in enumerate(groups):
         group.label = name_of(group)
         # The colour of its runs everywhere else on the page.

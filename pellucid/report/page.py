@@ -31,9 +31,9 @@ from pellucid.report.tradeoff import Tradeoff, find_tradeoff, is_many, make_rows
 from pellucid.report.unit_cards import make_cards, make_votes, unit_figures_of
 from pellucid.report.verdict import three_sentences
 
-# Of the units of one run; with all else a page of one run stays under 5 MB, and one of three runs
-# under 15 MB. Base64 adds a third.
-_PICTURE_BYTES, _MOST_RUNS = 2_300_000, 3
+# Of the units of one run, of two, and of three or more: with all else a page of one run stays under
+# 5 MB, of two under 8 MB without explanations, of three under 15 MB. Base64 adds a third.
+_PICTURE_BYTES = (2_300_000, 5_400_000, 7_500_000)
 _LEAST_BYTES, _MOST_BYTES = 8_000, 40_000
 
 
@@ -124,7 +124,7 @@ def _unit_fields(runs: Sequence[Run], drawn: Sequence[bool]) -> dict[str, Any]:
     """What the page shows of units and latents."""
     count = sum(len(run.units) for run, shown in zip(runs, drawn, strict=True) if shown)
     with_units = sum(shown and bool(run.units) for run, shown in zip(runs, drawn, strict=True))
-    room = _PICTURE_BYTES * min(max(with_units, 1), _MOST_RUNS)
+    room = _PICTURE_BYTES[min(max(with_units, 1), len(_PICTURE_BYTES)) - 1]
     limit = min(max(room // max(count, 1), _LEAST_BYTES), _MOST_BYTES)
     keys = unit_figures_of(runs)
     pairs = list(zip(runs, drawn, strict=True))

@@ -207,8 +207,9 @@ def test_tab_reaches_every_control(seen: Seen) -> None:
     for _ in range(2 * count):
         seen.page.keyboard.press("Tab")
         place = seen.page.evaluate("document.activeElement.dataset.place ?? ''")
-        if place in found:
+        if place and place in found:
             break
+        # Tables that scroll sideways are reached too, and have no number.
         found.add(place)
     assert {str(n) for n in range(count)} <= found
 
