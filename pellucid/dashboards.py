@@ -173,8 +173,8 @@ def _give_pictures(logger: Logger, directory: Path) -> None:
 def _give_figures(logger: Logger, finite: dict[str, float], settings: Mapping[str, Any]) -> None:
     experiment = getattr(logger, "experiment", None)
     summary = getattr(experiment, "summary", None)
-    if callable(getattr(summary, "update", None)):
-        summary.update(finite)
+    if callable(update := getattr(summary, "update", None)):
+        update(finite)
     elif callable(add := getattr(experiment, "add_hparams", None)):
         plain = {k: v if isinstance(v, _SIMPLE) else str(v) for k, v in settings.items()}
         # Into the run's own file: by default each call makes a run of its own beside it.

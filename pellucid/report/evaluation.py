@@ -168,7 +168,7 @@ def _mark(rows: Sequence[Method], columns: Sequence[Figure]) -> list[Method]:
         values = {n: v for n in judged if (v := rows[n].cells[place].value) is not None}
         if not known.comparable or (pick := known.pick()) is None or len(set(values.values())) < 2:
             continue
-        best = pick(values.values())  # type: ignore[arg-type]
+        best = pick(values.values())
         for n in (n for n, value in values.items() if value == best):
             cells = list(marked[n].cells)
             cells[place] = replace(cells[place], best=True)

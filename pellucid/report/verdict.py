@@ -157,7 +157,8 @@ def _own_against_others(evaluation: Evaluation) -> str:
         }
         if not values:
             continue
-        best = pick(values, key=lambda label: values[label])  # type: ignore[call-arg]
+        extreme = pick(values.values())
+        best = next(label for label, value in values.items() if value == extreme)
         what = f"{column.label.lower()} ({column.better} is better)"
         random = [r.cells[place].text for r in evaluation.rows if r.kind == "baseline"]
         tail = f"; baselines reach {_join(random)}" if random else ""
