@@ -1,14 +1,15 @@
 """The verdict: three sentences made from the figures."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from pellucid.report.confusions import Confusion
-from pellucid.report.differences import Comparison
+from pellucid.report.differences import Comparison, groups_of, name_of
 from pellucid.report.evaluation import Evaluation, Method
 from pellucid.report.glossary import figure
 from pellucid.report.results import make_verdict
 from pellucid.report.runs import Run
-from pellucid.report.tradeoff import STAGE, group_runs
+from pellucid.report.tradeoff import STAGE
 
 # What of an explanation is worth a sentence, the most telling first.
 _TELLING = (
@@ -55,27 +56,25 @@ def three_sentences(
 
 def _best_of(runs: Sequence[Run]) -> str:
     """Where each figure is best among three or more groups of runs."""
-    groups = [g for g in group_runs(runs) if g.runs] or []
+    groups = groups_of(runs)
     parts = []
     for name in _SAID:
         known = figure(name)
         if len(groups) > 1:
             found = [(e, group) for group in groups if (e := group.estimate(name))]
-            values = [(e.mean, f"{g.runs[0].experiment}", len(g.runs)) for e, g in found]
+            values = [(e.mean, name_of(g)) for e, g in found]
         else:
             values = [
-                (v, run.label, 1)
+                (v, run.label)
                 for run in runs
                 if (v := run.metrics.get(f"{STAGE}/{name}")) is not None and v == v
             ]
         if len(values) < 2 or (pick := known.pick()) is None:
             continue
-        best = pick(value for value, *_ in values)
-        winners = [(label, count) for value, label, count in values if value == best]
+        best = pick(value for value, _ in values)
+        winners = [label for value, label in values if value == best]
         if len(winners) == 1:
-            label, count = winners[0]
-            over = f", mean of {count} seeds" if count > 1 else ""
-            parts.append(f"{known.label.lower()} is best in {label} ({known.write(best)}{over})")
+            parts.append(f"{known.label.lower()} is best in {winners[0]} ({known.write(best)})")
     if not parts:
         return ""
     return f"Of {len(runs)} runs on the test split, {_join(parts)}."
@@ -128,16 +127,20 @@ def _intervals(differences: Sequence[Comparison]) -> str:
 def _explained(runs: Sequence[Run], evaluations: Sequence[Evaluation | None]) -> str:
     if len(runs) == 1 and evaluations[0] is not None:
         return _own_against_others(evaluations[0])
-    found = []
+    known = figure(_TELLING[0])
+    values: dict[int, float] = {}
     for run, evaluation in zip(runs, evaluations, strict=True):
         if evaluation is None or (own := _of_kind(evaluation, "own")) is None:
             continue
-        for place, column in enumerate(evaluation.columns):
-            if own.cells[place].value is not None and column.label == figure(_TELLING[0]).label:
-                found.append(f"{own.cells[place].text} for {run.label}")
+        for cell, column in zip(own.cells, evaluation.columns, strict=True):
+            if cell.value is not None and column.label == known.label:
+                values[id(run)] = cell.value
+    found = []
+    for group in groups_of(runs):
+        if own_values := [values[id(run)] for run in group.runs if id(run) in values]:
+            found.append(f"{known.write(fmean(own_values))} for {name_of(group)}")
     if len(found) < 2:
         return ""
-    known = figure(_TELLING[0])
     return (
         f"Of their own explanations' relevance, the share on the object ({known.label.lower()}) is "
         f"{_join(found)}."

@@ -269,6 +269,13 @@ def test_print_shows_all_explanations_and_no_controls(seen: Seen) -> None:
     boxes = [overs.nth(n).bounding_box() for n in range(overs.count())]
     assert len({(box["x"], box["y"]) for box in boxes}) == len(boxes), "side by side"
     assert first.locator("figcaption").first.is_visible()
+    # Each map in the shape of its image, and its caption below it.
+    sides = "i => i.map(e => e.getBoundingClientRect()).map(b => b.width / b.height)"
+    assert first.locator("img").evaluate_all(sides) == pytest.approx([1.0] * (len(boxes) + 1))
+    for n in range(len(boxes)):
+        caption = overs.nth(n).locator("figcaption").bounding_box()
+        picture = overs.nth(n).locator("img").bounding_box()
+        assert caption["y"] >= picture["y"] + picture["height"]
 
 
 def test_without_scripts_everything_is_there(browser: Any, report: Path) -> None:
