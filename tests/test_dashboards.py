@@ -4,6 +4,7 @@ import io
 import json
 import math
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,13 +39,17 @@ def wandb_records(run: Path) -> list[Any]:
 
     wandb.finish()
     (path,) = (run / "wandb").glob("offline-run-*/*.wandb")
-    found = []
-    for message in log_messages(path.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(message)
-        found.append(record)
-    assert found
-    return found
+    # Another process writes the file, and may do so a moment after the run is finished.
+    for _ in range(100):
+        found = []
+        for message in log_messages(path.read_bytes()):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(message)
+            found.append(record)
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{path} was not written to its end")
 
 
 def log_messages(data: bytes) -> Iterator[bytes]:
@@ -67,13 +72,21 @@ def log_messages(data: bytes) -> Iterator[bytes]:
             yield pieces
 
 
+def put(found: dict[str, Any], item: Any) -> None:
+    """Add a value, which may lie some keys deep."""
+    *outer, last = item.nested_key or [item.key]
+    for key in outer:
+        found = found.setdefault(key, {})
+    found[last] = json.loads(item.value_json)
+
+
 def history_of(records: list[Any]) -> dict[str, Any]:
     """The last value of each key that was logged."""
     found: dict[str, Any] = {}
     for record in records:
         if record.WhichOneof("record_type") == "history":
             for item in record.history.item:
-                found[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+                put(found, item)
     return found
 
 
@@ -82,7 +95,7 @@ def summary_of(records: list[Any]) -> dict[str, Any]:
     for record in records:
         if record.WhichOneof("record_type") == "summary":
             for item in record.summary.update:
-                found[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
+                put(found, item)
     return found
 
 
