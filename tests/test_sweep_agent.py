@@ -18,6 +18,8 @@ QUICK = (
     "--data.val_size=32",
     "--data.test_size=32",
     "--metrics.names=[category_purity]",
+    "--maps.images=4",
+    "--maps.steps=2",
 )
 
 
