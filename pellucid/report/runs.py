@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pellucid import __version__
 from pellucid.report.settings import describe, differing_keys, read_settings
 
 # More settings than these make no short name.
@@ -200,6 +201,13 @@ def _take_results(run: Run, results: dict[str, Any]) -> None:
         run.problems.append(
             f"{' and '.join(wrong)} is not a number: the model returned NaN or infinity, so "
             "what is measured of it says little; train again, with a smaller model.lr."
+        )
+    versions = results.get("versions")
+    made = versions.get("pellucid") if isinstance(versions, dict) else None
+    if made is not None and made != __version__:
+        run.problems.append(
+            f"The run was made by Pellucid {made}, this page by {__version__}: what a figure means "
+            "may have changed between them."
         )
     skipped = results.get("skipped")
     if isinstance(skipped, dict):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from pellucid import __version__
 from pellucid.report.comparable import incomparable
 from pellucid.report.confusions import make_confusion
 from pellucid.report.differences import make_differences, paired_bootstrap, seed_interval
@@ -330,6 +331,13 @@ def test_a_model_that_returned_nan(new_run: NewRun) -> None:
     assert "test/loss is not a number: the model returned NaN or infinity" in text
     assert "metrics.csv: train/loss is not finite in epoch 3" in text
     assert "metrics.csv: val/loss is not finite in epoch 3" in text
+
+
+def test_a_run_of_another_release_is_named(new_run: NewRun) -> None:
+    text = Page(build_report([new_run(versions={"pellucid": "0.0.1"})])).text
+    assert f"made by Pellucid 0.0.1, this page by {__version__}" in text
+    text = Page(build_report([new_run("other", versions={"pellucid": __version__})])).text
+    assert "Not in this report" not in text
 
 
 def test_bars_of_what_the_model_relies_on(new_run: NewRun) -> None:
