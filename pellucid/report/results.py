@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pellucid.report.comparable import incomparable
 from pellucid.report.glossary import Figure, figure
 from pellucid.report.map_glossary import MAP_FIGURES
 from pellucid.report.runs import Run
@@ -174,7 +175,7 @@ def text_table(runs: Sequence[Run]) -> str:
     """
     labels = {figure(name).label for name in _FIRST}
     tables: list[list[list[str]]] = []
-    for stage in make_table(runs):
+    for stage in make_table(runs, not incomparable(runs)):
         rows = [row for row in stage.rows if row.figure.label in labels]
         if stage.name in (_STAGES["test"], _STAGES["all"]) and rows:
             head = [stage.name, *(run.label for run in runs)]

@@ -17,6 +17,7 @@ from pellucid.report.confusions import make_confusion
 from pellucid.report.differences import make_differences, paired_bootstrap, seed_interval
 from pellucid.report.evaluation import make_evaluation, make_part_effects
 from pellucid.report.page import build_report
+from pellucid.report.results import text_table
 from pellucid.report.runs import Run, load_run, read_runs
 from pellucid.report.verdict import three_sentences
 from tests.report.evaluated import write_adversarial, write_confusion, write_explanations
@@ -309,6 +310,7 @@ def test_runs_that_cannot_be_compared(new_run: NewRun, how: str, why: str) -> No
         for run, name in zip(runs, ("fox", "cat"), strict=True):
             (run / "config.yaml").write_text(f"data:\n  init_args:\n    categories: [{name}]\n")
     assert why in incomparable(read_runs(runs))[0]
+    assert "\N{MULTIPLICATION SIGN}" not in text_table(read_runs(runs))
     page = Page(build_report(runs))
     assert f"cannot be compared: {why}" in page.text
     assert not page.all("td", "best")
