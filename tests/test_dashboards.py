@@ -104,6 +104,9 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    # Files of tables and artifacts wait there until they are uploaded.
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     yield
     # A run that is still open would take the figures of the next test.
@@ -129,7 +132,15 @@ def test_an_offline_run_of_weights_and_biases(tmp_path: Path, offline: None) -> 
     assert "test/nothing" not in summary
 
     history = history_of(records)
-    units = json.loads((files / history["tables/units"]["path"]).read_text())
+    artifacts = [r.artifact for r in records if r.WhichOneof("record_type") == "artifact"]
+    assert history["tables/units"]["nrows"] == 5
+    # What would be uploaded of the table: its rows, and the pictures in its cells.
+    (parts,) = [
+        {entry.path: Path(entry.local_path) for entry in artifact.manifest.contents}
+        for artifact in artifacts
+        if "tablesunits" in artifact.name
+    ]
+    units = json.loads(parts["tables/units.table.json"].read_text())
     entries = json.loads((run / "units.json").read_text())
     assert units["columns"][:2] == ["unit", "strongest images"]
     assert [row[0] for row in units["data"]] == [entry["unit"] for entry in entries]
@@ -137,7 +148,7 @@ def test_an_offline_run_of_weights_and_biases(tmp_path: Path, offline: None) -> 
     for row, entry in zip(units["data"], entries, strict=True):
         assert row[place] == pytest.approx(entry["location_instability"])
         # The picture in the cell is that of the unit, pixel by pixel.
-        with Image.open(files / row[1]["path"]) as logged, Image.open(run / entry["images"]) as own:
+        with Image.open(parts[row[1]["path"]]) as logged, Image.open(run / entry["images"]) as own:
             assert np.array_equal(np.asarray(logged), np.asarray(own.convert("RGB")))
         assert row[1]["caption"] == f"units {entry['unit']}"
 
@@ -158,13 +169,6 @@ def test_an_offline_run_of_weights_and_biases(tmp_path: Path, offline: None) -> 
         ):
             assert np.array_equal(np.asarray(logged.convert("RGB")), np.asarray(own.convert("RGB")))
 
-    artifacts = [r.artifact for r in records if r.WhichOneof("record_type") == "artifact"]
-    artifacts += [
-        r.request.log_artifact.artifact
-        for r in records
-        if r.WhichOneof("record_type") == "request"
-        and r.request.WhichOneof("request_type") == "log_artifact"
-    ]
     reports = [artifact for artifact in artifacts if artifact.type == "report"]
     assert [entry.path for entry in reports[0].manifest.contents] == ["report.html"]
 
