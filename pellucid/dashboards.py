@@ -136,7 +136,10 @@ def _give_table(logger: Logger, name: str, columns: list[str], rows: list[list[A
         import wandb
 
         cells = [
-            [wandb.Image(v, caption=f"{name} {r[0]}") if _is_picture(v) else v for v in r]
+            [
+                wandb.Image(v, caption=f"{name.removesuffix('s')} {r[0]}") if _is_picture(v) else v
+                for v in r
+            ]
             for r in rows
         ]
         give(key, columns=columns, data=cells)

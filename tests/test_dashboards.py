@@ -150,7 +150,7 @@ def test_an_offline_run_of_weights_and_biases(tmp_path: Path, offline: None) -> 
         # The picture in the cell is that of the unit, pixel by pixel.
         with Image.open(parts[row[1]["path"]]) as logged, Image.open(run / entry["images"]) as own:
             assert np.array_equal(np.asarray(logged), np.asarray(own.convert("RGB")))
-        assert row[1]["caption"] == f"units {entry['unit']}"
+        assert row[1]["caption"] == f"unit {entry['unit']}"
 
     table = json.loads((files / history["tables/explanations"]["path"]).read_text())
     assert table["columns"][:4] == ["method", "kind", "relevance_mass", "relevance_mass low"]
