@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pytorch_lightning.loggers.logger import DummyLogger
 from torch import Tensor
 
 from pellucid.batch import Batch
@@ -206,7 +207,7 @@ def test_a_logger_that_takes_nothing_is_left_alone(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     csv = RunCSVLogger(run)
     before = csv.path.read_text()
-    hand_over([csv, SimpleNamespace()], run, {"test/x": 1.0}, {})  # type: ignore[list-item]
+    hand_over([csv, DummyLogger(), SimpleNamespace()], run, {"test/x": 1.0}, {})  # type: ignore[list-item]
     assert csv.path.read_text() == before
 
 
