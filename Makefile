@@ -15,7 +15,7 @@ CONSTRAINTS := requirements/tested.txt
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format clean
+.PHONY: help demo test check format clean browser
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -30,10 +30,10 @@ demo: $(VENV)/.installed ## Train the interpretable CNN and its plain twin, and 
 	$(BIN)/python -m pellucid.cli report "$$root"/cnn_parts/* "$$root"/icnn_parts/* \
 		--output "$$root/report.html"
 
-test: $(VENV)/.installed-dev ## Run the whole test suite
+test: $(VENV)/.installed-dev browser ## Run the whole test suite
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(VENV)/.installed-dev ## Check format, lint and types, then run the tests
+check: $(VENV)/.installed-dev browser ## Check format, lint and types, then run the tests
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
@@ -46,6 +46,20 @@ format: $(VENV)/.installed-dev ## Format the code and correct what lint can corr
 clean: ## Remove the virtual environment, builds and caches; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
 	find pellucid tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Tests drive the report in a browser. Where none can be had they are skipped, with the reason: a
+# missing browser must not keep the other tests from running.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
+		|| command -v google-chrome >/dev/null || { \
+		if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+			echo "installing chromium, for the tests of the report"; \
+			{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive timeout 600 \
+				apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1 \
+				|| echo "chromium cannot be installed: tests of the report in a browser are skipped"; \
+		else \
+			echo "no chromium: tests of the report in a browser are skipped (apt-get install chromium)"; \
+		fi; }
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

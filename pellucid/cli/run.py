@@ -23,6 +23,8 @@ from pellucid.cli.options import PellucidCLI, as_dict, blame
 from pellucid.cli.predictions import write_predictions
 from pellucid.cli.quiet import quiet
 from pellucid.cli.results import summarise, write_results
+from pellucid.confusion import TestConfusion
+from pellucid.dashboards import best_of_history, hand_over
 from pellucid.datamodules.base import ImageDataModule, Split
 from pellucid.errors import RunFailure, UserError, brief
 from pellucid.latent_pictures import LatentPictures, save_latents
@@ -99,11 +101,13 @@ class Run:
         self.best = Checkpoint(folder, "best", monitor, mode)
         self.last = Checkpoint(folder, "last")
         self.stopwatch, self.units = Stopwatch(), UnitFigures()
+        self.confusion = TestConfusion()
         callbacks: list[Callback] = []
         if self.trains:
             callbacks = [RunState(self.resumed is not None), FiniteLoss(), CheckMonitors()]
             pictures = LatentPictures(config.pictures.every_n_epochs)
-            callbacks += [self.stopwatch, self.units, pictures, self.best, self.last]
+            callbacks += [self.stopwatch, self.units, self.confusion, pictures]
+            callbacks += [self.best, self.last]
         try:
             loggers = make_loggers(config.logger, self.directory, self.experiment)
             self.trainer = cli.make_trainer(callbacks, loggers)
@@ -253,9 +257,11 @@ class Run:
             return
         figures |= self._look_closer(tested)
         model.code_scores.save(self.directory)
+        self.confusion.save(self.directory, data.class_names)
         write_results(self.directory, self.cli, figures, self.stopwatch)
         self._say(summarise(figures, model.skipped_metrics))
         self._write_report(model, data)
+        self._hand_over(figures)
 
     def _look_closer(self, tested: int) -> dict[str, float]:
         """Figures that want the network to look at changed test images."""
@@ -275,6 +281,7 @@ class Run:
     def _write_report(self, model: InterpretableModel, data: ImageDataModule) -> None:
         from pellucid.analysis.categories import unit_categories
         from pellucid.analysis.units import collect_units
+        from pellucid.head_pictures import save_heads_of
         from pellucid.report.categories import save_categories
         from pellucid.report.drawing import contact_sheet
         from pellucid.report.page import build_report
@@ -295,6 +302,7 @@ class Run:
                 progress=shown,
             )
             per_unit = self.units.figures.get("test")
+            save_heads_of(model, data, self.directory)
             found = unit_categories(model, units.class_activation, data.class_names)
             parts, folder = data.part_names, self.directory
             concepts = self.units.concepts
@@ -312,6 +320,20 @@ class Run:
             save_latents(model, data, self.directory)
         report = build_report([self.directory])
         self._say(f"results: {self.directory / 'results.json'}\nreport:  {report}")
+
+    def _hand_over(self, figures: dict[str, float]) -> None:
+        """Tables, best figures and the report to the dashboards, if there are any."""
+        from pellucid.report.glossary import figure
+        from pellucid.report.settings import read_settings
+
+        better = {"higher": "max", "lower": "min"}
+        keys = [f"val/{key.partition('/')[2]}" for key in figures if key.startswith("test/")]
+        modes = {key: better[b] for key in keys if (b := figure(key).better) is not None}
+        if self.best.monitor and self.best.mode:
+            modes[self.best.monitor] = self.best.mode
+        config = (self.directory / "config.yaml").read_text(encoding="utf-8")
+        best = best_of_history(self.directory / "metrics.csv", modes)
+        hand_over(self.trainer.loggers, self.directory, figures, read_settings(config), best)
 
 
 def _figures(trainer: Trainer) -> dict[str, float]:

@@ -90,6 +90,13 @@ class Explanation:
         """The same explanation with its tensors on another device."""
         return _moved(self, device)
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        # Drawing is the report's business, and of no use outside of notebooks.
+        from pellucid.report.notebook import explanation_html
+
+        return explanation_html(self)
+
 
 def heat_of(maps: Tensor, contributions: Tensor | None = None) -> Tensor:
     """One map of each image: what speaks for the target, where it does so.

@@ -43,6 +43,8 @@ class Chart:
 
     label: str
     arrow: str
+    definition: str
+    unit: str
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     curves: tuple[Curve, ...]
@@ -96,6 +98,8 @@ def _chart(name: str, runs: Sequence[Run]) -> Chart:
     return Chart(
         label=known.label,
         arrow=known.arrow,
+        definition=known.definition,
+        unit=known.unit,
         x_ticks=tuple(Tick(x(mark), str(mark)) for mark in whole or [first]),
         y_ticks=tuple(Tick(y(mark), f"{mark:.{digits}f}") for mark in marks),
         curves=curves,

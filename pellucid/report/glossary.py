@@ -1,5 +1,6 @@
 """What the figures in a report mean: one line each, with unit and direction."""
 
+from pellucid.report.explanation_glossary import EXPLANATION_FIGURES
 from pellucid.report.figure import Figure
 from pellucid.report.map_glossary import MAP_FIGURES, removed_part
 from pellucid.report.score_glossary import SCORE_FIGURES
@@ -116,6 +117,7 @@ FIGURES: dict[str, Figure] = {
         ),
     ),
     **MAP_FIGURES,
+    **EXPLANATION_FIGURES,
     **SCORE_FIGURES,
     "loss": Figure(
         label="Loss",

@@ -4,68 +4,37 @@ Everything is inside the file: pictures as data URIs, curves as inline SVG, styl
 of script. It loads nothing, so it can be mailed, archived and opened anywhere.
 """
 
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
 from pellucid import __version__
-from pellucid.report import curves, latents, scatter
+from pellucid.report import curves, evaluation, latents, scatter
+from pellucid.report.adversarial import make_vulnerability
 from pellucid.report.agreement import make_agreement
-from pellucid.report.embed import embed
-from pellucid.report.glossary import FIGURES, UNIT_FIGURES, Figure, figure, unit_figure
-from pellucid.report.results import make_headlines, make_skipped, make_table, make_verdict
+from pellucid.report.comparable import incomparable
+from pellucid.report.confusions import make_confusion
+from pellucid.report.differences import make_differences
+from pellucid.report.glossary import figure
+from pellucid.report.heads import make_heads
+from pellucid.report.judged import judge
+from pellucid.report.overview import find_overview, overview_caption
+from pellucid.report.provenance import make_provenance
+from pellucid.report.reliance import make_reliance
+from pellucid.report.results import make_headlines, make_skipped, make_table
 from pellucid.report.runs import Run, read_runs
 from pellucid.report.tradeoff import Tradeoff, find_tradeoff, is_many, make_rows, make_summary
+from pellucid.report.unit_cards import make_cards, make_votes, unit_figures_of
+from pellucid.report.verdict import three_sentences
 
-# A page of two runs with 128 units each stays under 8 MB; base64 adds a third.
-_PICTURE_BYTES = 5_400_000
+# Of the units of one run, of two, and of three or more: with all else a page of one run stays under
+# 5 MB, of two under 8 MB without explanations, of three under 15 MB. Base64 adds a third.
+_PICTURE_BYTES = (2_300_000, 5_400_000, 7_500_000)
 _LEAST_BYTES, _MOST_BYTES = 8_000, 40_000
-_SHEET_SHARE = 0.8
-_VOTES_BYTES = 400_000
-
-_ELSEWHERE = {"metrics", "skipped", "experiment", "model", "data"}
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One figure of a unit as the page shows it."""
-
-    text: str
-    value: float | None
-    detail: str
-    """Its values per part, as a line of text."""
-
-
-@dataclass(frozen=True)
-class Votes:
-    """Which units of a run vote for which class, as the page shows it."""
-
-    picture: str
-    text: str
-    alt: str
-
-
-@dataclass(frozen=True)
-class UnitCard:
-    """One unit as the page shows it."""
-
-    name: str
-    number: int
-    category: str
-    best_part: str
-    sheet: str
-    position: str
-    alt: str
-    figures: tuple[Shown, ...]
-    """In the order of the page's figures of units."""
-    classes: tuple[tuple[str, str, float], ...]
-    """Class, mean activation as text, and its share of the largest one in per cent."""
 
 
 def build_report(runs: Sequence[Path | str], output: Path | str | None = None) -> Path:
@@ -103,56 +72,83 @@ def render(runs: Sequence[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    tradeoff = find_tradeoff(runs)
+    notes = incomparable(runs)
+    tradeoff = None if notes else find_tradeoff(runs) or find_overview(runs)
     # Over many runs the page follows settings, not runs: in its words, colours and pictures.
-    many = tradeoff if is_many(runs) else None
+    many = tradeoff if is_many(runs) and tradeoff and _merges(tradeoff) else None
     colours, drawn = _by_setting(runs, many)
-    count = sum(len(run.units) for run, shown in zip(runs, drawn, strict=True) if shown)
-    limit = min(max(_PICTURE_BYTES // max(count, 1), _LEAST_BYTES), _MOST_BYTES)
-    keys = _unit_figures(runs)
-    cards = [
-        _make_cards(run, keys, limit) if shown else []
-        for run, shown in zip(runs, drawn, strict=True)
-    ]
-    generators = sum(bool(run.latents) for run in runs)
-    sliders = [
-        latents.make_latents(run, generators) if shown else None
-        for run, shown in zip(runs, drawn, strict=True)
-    ]
     names = list(dict.fromkeys(run.experiment if many else run.label for run in runs))
-    categories = sorted({card.category for run in cards for card in run if card.category})
+    if many and not many.lines:
+        names = [group.label for group in many.groups]
+    evaluated = sum(bool(run.explanations) for run in runs)
+    attacked = sum(bool(run.adversarial) for run in runs)
+    confusions = [make_confusion(run) for run in runs]
+    judged = [judge(run, evaluated) for run in runs]
+    differences = [] if notes else make_differences(runs)
+    verdict = three_sentences(
+        runs, confusions, [found.evaluation for found in judged], differences, not notes
+    )
     return environment.get_template("report.html.j2").render(
         title=" and ".join(names),
         names=names,
         runs=runs,
+        notes=notes,
         colours=colours,
         drawn=drawn,
         many=many,
-        verdict=make_summary(many) if many else make_verdict(runs),
-        headlines=make_headlines(runs),
-        table=make_table(runs),
+        verdict=make_summary(many) if many and many.lines else verdict,
+        headlines=make_headlines(runs, not notes),
+        table=make_table(runs, not notes),
         skipped=make_skipped(runs),
         charts=curves.make_charts(runs),
         **(_tradeoff_fields(tradeoff) if tradeoff else {}),
         plot=(curves.WIDTH, curves.HEIGHT, curves.LEFT, curves.RIGHT),
-        unit_figures=list(keys.values()),
-        cards=cards,
-        votes=[_make_votes(r) if d else None for r, d in zip(runs, drawn, strict=True)],
-        categories=categories,
-        sliders=sliders,
+        **_unit_fields(runs, drawn),
+        confusions=confusions,
+        reliance=make_reliance(runs),
+        judged=judged,
+        vulnerabilities=[make_vulnerability(run, attacked) for run in runs],
+        heads=[make_heads(run) for run in runs],
+        differences=differences,
         agreement=make_agreement(runs),
         bars=latents,
-        provenance=_provenance(runs),
+        dots=evaluation,
+        known=figure,
+        provenance=make_provenance(runs),
         version=__version__,
         date=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
     )
+
+
+def _unit_fields(runs: Sequence[Run], drawn: Sequence[bool]) -> dict[str, Any]:
+    """What the page shows of units and latents."""
+    count = sum(len(run.units) for run, shown in zip(runs, drawn, strict=True) if shown)
+    with_units = sum(shown and bool(run.units) for run, shown in zip(runs, drawn, strict=True))
+    room = _PICTURE_BYTES[min(max(with_units, 1), len(_PICTURE_BYTES)) - 1]
+    limit = min(max(room // max(count, 1), _LEAST_BYTES), _MOST_BYTES)
+    keys = unit_figures_of(runs)
+    pairs = list(zip(runs, drawn, strict=True))
+    cards = [make_cards(run, keys, limit) if shown else [] for run, shown in pairs]
+    generators = sum(bool(run.latents) for run in runs)
+    return {
+        "unit_figures": list(keys.values()),
+        "cards": cards,
+        "categories": sorted({card.category for run in cards for card in run if card.category}),
+        "votes": [make_votes(run) if shown else None for run, shown in pairs],
+        "sliders": [latents.make_latents(run, generators) if d else None for run, d in pairs],
+    }
+
+
+def _merges(tradeoff: Tradeoff) -> bool:
+    """Whether means are there to be shown: a line, or a setting of several seeds."""
+    return bool(tradeoff.lines) or any(len(group.runs) > 1 for group in tradeoff.groups)
 
 
 def _tradeoff_fields(tradeoff: Tradeoff) -> dict[str, Any]:
     """What ``tradeoff.html.j2`` shows."""
     return {
         "tradeoff": tradeoff,
-        "caption": scatter.make_caption(tradeoff),
+        "caption": scatter.make_caption(tradeoff) if tradeoff.lines else overview_caption(tradeoff),
         "scatters": scatter.make_scatters(tradeoff),
         "frame": scatter,
         "shapes": scatter.SHAPES,
@@ -169,129 +165,3 @@ def _by_setting(runs: Sequence[Run], many: Tradeoff | None) -> tuple[list[int], 
     first = {id(group.runs[0]) for group in many.groups}
     # A run without figures is in no group, and has the colour after theirs.
     return [colours.get(id(run), len(many.groups)) for run in runs], [id(r) in first for r in runs]
-
-
-def _unit_figures(runs: Sequence[Run]) -> dict[str, Figure]:
-    """The figures that at least one unit of any run has: those we know first."""
-    hidden = {"unit"}
-    found = {
-        key
-        for run in runs
-        for entry in run.units
-        for key, value in entry.items()
-        if key not in hidden and _is_number(value)
-    }
-    known = [key for key in UNIT_FIGURES if key in found]
-    return {key: unit_figure(key) for key in known + sorted(found - set(known))}
-
-
-def _make_cards(run: Run, keys: dict[str, Figure], limit: int) -> list[UnitCard]:
-    """The units of a run, the best by the first figure on top, as the page's script sorts them."""
-    missing: list[str] = []
-    cards = [_make_card(run, n, entry, keys, limit, missing) for n, entry in enumerate(run.units)]
-    if missing:
-        run.problems.append(
-            f"{len(missing)} pictures of units cannot be shown, the first one {missing[0]}."
-        )
-    if not keys:
-        return cards
-    sign = -1 if next(iter(keys.values())).better != "lower" else 1
-
-    def rank(card: UnitCard) -> tuple[bool, float]:
-        value = card.figures[0].value
-        return value is None, sign * (value or 0.0)
-
-    return sorted(cards, key=rank)
-
-
-def _make_card(
-    run: Run,
-    number: int,
-    entry: dict[str, Any],
-    keys: dict[str, Figure],
-    limit: int,
-    missing: list[str],
-) -> UnitCard:
-    name = str(entry.get("name") or f"Unit {entry.get('unit', number)}")
-    category = str(entry.get("category") or "")
-    means = entry.get("mean_activation")
-    means = (
-        {str(c): v for c, v in means.items() if _is_number(v)} if isinstance(means, dict) else {}
-    )
-    largest = max(means.values(), default=0)
-    sheet_limit = int(limit * _SHEET_SHARE)
-    return UnitCard(
-        name=name,
-        number=number,
-        category=category,
-        best_part=str(entry.get("best_part") or ""),
-        sheet=embed(run, entry.get("images"), sheet_limit, missing),
-        position=embed(run, entry.get("position_image"), limit - sheet_limit, missing),
-        alt=f"{name} of {run.label}",
-        figures=tuple(_show(entry, key, known) for key, known in keys.items()),
-        classes=tuple(
-            (c, f"{mean:.3g}", 100 * max(mean, 0) / largest if largest > 0 else 0)
-            for c, mean in sorted(means.items(), key=lambda item: -item[1])[:10]
-        ),
-    )
-
-
-def _make_votes(run: Run) -> Votes | None:
-    """Filters and categories of a run; None where its units vote for no classes."""
-    found = run.categories
-    missing: list[str] = []
-    picture = embed(run, found.get("picture"), _VOTES_BYTES, missing) if found else ""
-    if not picture:
-        return None
-    counts = found.get("units")
-    counts = {c: n for c, n in counts.items() if _is_number(n)} if isinstance(counts, dict) else {}
-    known = FIGURES["category_balance"]
-    how = "as training assigned them" if found.get("assigned") else "by strongest mean activation"
-    parts = [f"Categories {how}; balance {known.write(found.get('balance'))}"]
-    if counts:
-        most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
-        parts.append(f"most units: {most} ({counts[most]}), fewest: {least} ({counts[least]})")
-    if _is_number(share := found.get("agreement")):
-        parts.append(f"{100 * share:.0f} % of the units vote most for their own category")
-    return Votes(picture, "; ".join(parts) + ".", f"Votes of the units of {run.label}")
-
-
-def _show(entry: dict[str, Any], key: str, known: Figure) -> Shown:
-    found = entry.get(key)
-    value = float(found) if _is_number(found) else None
-    parts = entry.get(f"{key}_by_part")
-    parts = parts if isinstance(parts, dict) else {}
-    detail = ", ".join(f"{part} {known.write(figure)}" for part, figure in parts.items())
-    return Shown(known.write(value), value, detail)
-
-
-def _is_number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
-
-
-def _provenance(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Rows of a table: a name and one text per run."""
-    columns: list[dict[str, str]] = []
-    for run in runs:
-        column = {"run directory": run.path.name}
-        for key, value in run.results.items():
-            if key in _ELSEWHERE:
-                continue
-            label = key.replace("_", " ")
-            if isinstance(value, dict):
-                column |= {f"{label}: {inner}": _text(v) for inner, v in value.items()}
-            else:
-                column[label] = _text(value)
-        columns.append(column)
-    names = dict.fromkeys(name for column in columns for name in column)
-    return [(name, [column.get(name, "—") for column in columns]) for name in names]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.1f}"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}" if abs(value) >= 1e5 else str(value)
-    if value is None:
-        return "—"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

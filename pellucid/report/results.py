@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pellucid.report.comparable import incomparable
 from pellucid.report.glossary import Figure, figure
 from pellucid.report.map_glossary import MAP_FIGURES
 from pellucid.report.runs import Run
@@ -83,15 +84,21 @@ class Headline:
     note: str
     good: bool | None
     """Whether it is better than the first run's; None: not to be judged."""
+    definition: str = ""
 
 
-def make_table(runs: Sequence[Run]) -> list[Stage]:
-    """The metrics of all runs by stage, the test split first."""
+def make_table(runs: Sequence[Run], comparable: bool = True) -> list[Stage]:
+    """The metrics of all runs by stage, the test split first.
+
+    Args:
+        runs: The runs, one column each.
+        comparable: Whether to judge them against each other.
+    """
     keys = sorted({key for run in runs for key in run.metrics}, key=_rank)
     stages: dict[str, list[Row]] = {}
     for key in keys:
         name = key.split("/", 1)[0] if "/" in key else ""
-        stages.setdefault(name, []).append(_row(key, runs))
+        stages.setdefault(name, []).append(_row(key, runs, comparable))
     return [Stage(_STAGES.get(n, n.capitalize() or "Other"), tuple(r)) for n, r in stages.items()]
 
 
@@ -105,17 +112,18 @@ def _rank(key: str) -> tuple[int, int, str]:
     )
 
 
-def _row(key: str, runs: Sequence[Run]) -> Row:
+def _row(key: str, runs: Sequence[Run], comparable: bool) -> Row:
     known = figure(key)
+    compares = comparable and known.comparable
     values = [run.metrics.get(key) for run in runs]
     there = [value for value in values if value is not None and value == value]
-    pick = known.pick() if known.comparable else None
+    pick = known.pick() if compares else None
     best = pick(there) if pick is not None and len(set(there)) > 1 else None
     first = values[0]
     cells = []
     for number, value in enumerate(values):
         ratio = ""
-        if number and known.comparable and value is not None and value >= 0 and first:
+        if number and compares and value is not None and value >= 0 and first:
             times = value / first
             # Two digits would call 0.996 the same.
             ratio = f"{_TIMES} {times:.{3 if 0.95 < times < 1.05 else 2}f}" if first > 0 else ""
@@ -135,9 +143,9 @@ def make_skipped(runs: Sequence[Run]) -> list[tuple[str, str, str]]:
     ]
 
 
-def make_headlines(runs: Sequence[Run]) -> list[Headline]:
+def make_headlines(runs: Sequence[Run], comparable: bool = True) -> list[Headline]:
     """The figures for the top of the page: of a single run, or of the second against the first."""
-    if len(runs) > 2 or (stage := _stage(runs)) is None:
+    if len(runs) > 2 or not comparable or (stage := _stage(runs)) is None:
         return []
     run, first = runs[-1], runs[0]
     found = []
@@ -151,7 +159,8 @@ def make_headlines(runs: Sequence[Run]) -> list[Headline]:
             note = f"{known.write(before)} for {first.label}"
             better = known.pick()
             good = better(value, before) == value if better and value != before else None
-        found.append(Headline(f"{known.label} {known.arrow}", known.write(value), note, good))
+        label = f"{known.label} {known.arrow}"
+        found.append(Headline(label, known.write(value), note, good, known.definition))
     return found[:_MOST_HEADLINES]
 
 
@@ -166,7 +175,7 @@ def text_table(runs: Sequence[Run]) -> str:
     """
     labels = {figure(name).label for name in _FIRST}
     tables: list[list[list[str]]] = []
-    for stage in make_table(runs):
+    for stage in make_table(runs, not incomparable(runs)):
         rows = [row for row in stage.rows if row.figure.label in labels]
         if stage.name in (_STAGES["test"], _STAGES["all"]) and rows:
             head = [stage.name, *(run.label for run in runs)]

@@ -9,10 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pellucid import __version__
 from pellucid.report.settings import describe, differing_keys, read_settings
 
 # More settings than these make no short name.
 _MOST_SETTINGS = 3
+_NONE = ("nan", "inf")
+# Files that not every run has, and what the page lacks where one is broken.
+_OPTIONAL = {
+    "categories": "no votes of the units",
+    "confusion": "no table of confusions",
+    "explanations": "no evaluation of explanations",
+    "adversarial": "no adversarial examples",
+    "heads": "no pictures of attention heads",
+}
 
 
 @dataclass
@@ -34,6 +44,14 @@ class Run:
     """Which units vote for which class; empty where they vote for none."""
     latents: dict[str, Any] = field(default_factory=dict)
     """What each latent does; empty where the model is no generator."""
+    confusion: dict[str, Any] = field(default_factory=dict)
+    """Which class was taken for which; empty where that was not kept."""
+    explanations: dict[str, Any] = field(default_factory=dict)
+    """What `pellucid evaluate` found; empty where it was not run."""
+    adversarial: dict[str, Any] = field(default_factory=dict)
+    """What attacks on the model's predictions found; empty where there were none."""
+    heads: dict[str, Any] = field(default_factory=dict)
+    """Pictures of where each attention head looks; empty of other models."""
     config: str = ""
     problems: list[str] = field(default_factory=list)
     """What is missing or broken, and what to do about it."""
@@ -49,6 +67,25 @@ class Run:
         if isinstance(value, dict):
             value = value.get("class_path")
         return str(value).rsplit(".", 1)[-1] if value else ""
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from pellucid.report.notebook import run_html
+
+        return run_html(self)
+
+
+def load_run(path: Path | str) -> Run:
+    """Read one run directory: its figures, units and explanations, and what of it is missing.
+
+    Args:
+        path: The run directory, ``runs/<experiment>/<date-time>``.
+
+    Raises:
+        ValueError: If it is not a directory.
+    """
+    (run,) = read_runs([Path(path)])
+    return run
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
@@ -118,8 +155,9 @@ def _read_run(path: Path) -> Run:
         run.problems.append(
             f"units.json: {len(units) - len(run.units)} entries are no objects and are left out."
         )
-    if (run.path / "categories.json").is_file():
-        run.categories = _read_json(run, "categories.json", dict, "no votes of the units") or {}
+    for name, without in _OPTIONAL.items():
+        if (run.path / f"{name}.json").is_file():
+            setattr(run, name, _read_json(run, f"{name}.json", dict, without) or {})
     _read_history(run)
     try:
         run.config = (run.path / "config.yaml").read_text(encoding="utf-8", errors="replace")
@@ -158,6 +196,19 @@ def _take_results(run: Run, results: dict[str, Any]) -> None:
             run.metrics[key] = float(value)
         else:
             run.problems.append(f"results.json: the metric {key} is no number but {value!r}.")
+    wrong = [key for key in ("test/loss", "test/accuracy") if math.isnan(run.metrics.get(key, 0.0))]
+    if wrong:
+        run.problems.append(
+            f"{' and '.join(wrong)} is not a number: the model returned NaN or infinity, so "
+            "what is measured of it says little; train again, with a smaller model.lr."
+        )
+    versions = results.get("versions")
+    made = versions.get("pellucid") if isinstance(versions, dict) else None
+    if made is not None and made != __version__:
+        run.problems.append(
+            f"The run was made by Pellucid {made}, this page by {__version__}: what a figure means "
+            "may have changed between them."
+        )
     skipped = results.get("skipped")
     if isinstance(skipped, dict):
         run.skipped = {str(name): str(reason) for name, reason in skipped.items()}
@@ -174,6 +225,7 @@ def _read_history(run: Run) -> None:
     except (OSError, ValueError, csv.Error) as error:
         run.problems.append(f"metrics.csv cannot be read ({error}): no training curves.")
         return
+    gone: dict[str, int] = {}
     for row in rows:
         epoch = _number(row.get("epoch"))
         if epoch is None:
@@ -182,6 +234,13 @@ def _read_history(run: Run) -> None:
             stage = name.split("/", 1)[0] if name else ""
             if stage in ("train", "val") and (value := _number(text)) is not None:
                 run.history.setdefault(name.removesuffix("_epoch"), {})[int(epoch)] = value
+            elif name in ("train/loss", "val/loss") and text and text.strip("-").lower() in _NONE:
+                gone.setdefault(name, int(epoch))
+    for name, start in gone.items():
+        run.problems.append(
+            f"metrics.csv: {name} is not finite in epoch {start} (NaN or infinity): the curve has "
+            "a gap there."
+        )
     if not run.history:
         run.problems.append("metrics.csv holds no figure of training or validation: no curves.")
 

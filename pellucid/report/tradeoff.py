@@ -160,7 +160,7 @@ def find_tradeoff(runs: Sequence[Run]) -> Tradeoff | None:
     )
     swept = [members for members in classes if len(members) > 1]
     alone = [members[0] for members in classes if len(members) == 1]
-    metrics = _metrics([group for members in swept for group in members])
+    metrics = interpretability_metrics([group for members in swept for group in members])
     if not swept or not metrics:
         return None
     for members in swept:
@@ -185,7 +185,7 @@ def _classes(groups: Sequence[Group], key: str) -> list[list[Group]]:
     return list(found.values())
 
 
-def _metrics(groups: Sequence[Group]) -> tuple[str, ...]:
+def interpretability_metrics(groups: Sequence[Group]) -> tuple[str, ...]:
     """Interpretability metrics that at least two of the groups have, the best known first."""
     count = Counter(
         name
