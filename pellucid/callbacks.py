@@ -105,7 +105,7 @@ class CheckMonitors(Callback):
     def _figures(trainer: pl.Trainer, model: Any) -> set[str]:
         """All figures of an epoch: those of the metrics, and the scalars of one batch."""
         batch = next(iter(trainer.datamodule.val_dataloader()))  # type: ignore[attr-defined]
-        batch = trainer.strategy.batch_to_device(batch)
+        batch = trainer.precision_plugin.convert_input(trainer.strategy.batch_to_device(batch))
         training = model.training
         before = random_state()
         with torch.no_grad(), trainer.precision_plugin.val_step_context():

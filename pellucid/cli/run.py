@@ -255,6 +255,8 @@ class Run:
         figures |= self.units.counts
         if not trainer.is_global_zero:
             return
+        # Weights in half precision (bf16-true) do not take images that come without a trainer.
+        model.float()
         figures |= self._look_closer(tested)
         model.code_scores.save(self.directory)
         self.confusion.save(self.directory, data.class_names)

@@ -10,7 +10,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pellucid.batch import Batch
+from pellucid.batch import FIELDS, Batch
+from pellucid.datamodules.attention_maps import find_maps, read_map
 from pellucid.datamodules.base import ImageDataModule, Split
 from pellucid.datamodules.coco import Marks, draw, read_coco
 from pellucid.datamodules.errors import DataError
@@ -51,6 +52,9 @@ class ImageFolderParts(ImageDataModule):
             ``root``, or a name that only one image has.
         segmentations: COCO instances file. A category named like a part gives ``part_masks``,
             any other ``mask``. Run-length codes need ``pip install 'pellucid[coco]'``.
+        attention_maps: Folder of grey pictures, brighter where people looked, under the images'
+            paths below ``root`` with the ending ``.png``; of any size, on the stored pixel grid.
+            They give ``attention``, zeros for an image without one.
         image_size: Height and width of the images in pixels.
         augment: Whether training images are cropped, mirrored and coloured at random. In a
             mirror image, parts named left and right change places.
@@ -65,13 +69,14 @@ class ImageFolderParts(ImageDataModule):
         ValueError: An argument is out of its range.
     """
 
-    provides = frozenset({"image", "label", "parts", "part_visible", "part_masks", "mask", "index"})
+    provides = FIELDS - {"factors"}
 
     def __init__(
         self,
         root: str,
         keypoints: str | None = None,
         segmentations: str | None = None,
+        attention_maps: str | None = None,
         image_size: int = 224,
         augment: bool = False,
         batch_size: int = 32,
@@ -92,6 +97,8 @@ class ImageFolderParts(ImageDataModule):
         fields |= {"parts", "part_visible"} if self.coco.part_names else set()
         fields |= {"part_masks"} if self.coco.has_part_masks else set()
         fields |= {"mask"} if self.coco.has_mask else set()
+        fields |= {"attention"} if attention_maps else set()
+        self.attention = find_maps(attention_maps, [file for file, _ in self._files["all"]])
         self.provides = frozenset(fields)  # type: ignore[misc]  # the base class allows fewer
         self._infos: dict[str, ImageInfo] | None = None
 
@@ -154,6 +161,7 @@ class _ImageFolderDataset(Dataset[Batch]):
 
     def __init__(self, data: ImageFolderParts, split: Split, infos: dict[str, ImageInfo]) -> None:
         self.root, self.coco, self.provides = data.root, data.coco, data.provides
+        self.attention = data.attention
         self.files, self.infos = data._files[split], infos
         self.mean, self.std, self.size = data.mean, data.std, data.image_size
         self.augment: Augment | None = None
@@ -177,6 +185,9 @@ class _ImageFolderDataset(Dataset[Batch]):
         """The upright image and its marks, in its own size."""
         info, marks = self.infos[file], self.coco.marks.get(file, Marks())
         image = Sample(image=_pixels(read_rgb(self.root / file)))
+        if "attention" in self.provides:
+            seen = read_map(self.attention.get(file), (info.width, info.height))
+            image = replace(image, attention=seen)
         width, height = _grid(marks, info)
         if (width, height) == (info.width, info.height):
             return upright(self._mark(image, marks, width, height), info.orientation)

@@ -45,6 +45,8 @@ class Sample:
     """(P, H, W) bool."""
     mask: Tensor | None = None
     """(H, W) bool."""
+    attention: Tensor | None = None
+    """(H, W) float, at least 0; resampled to the nearest pixel, as masks are."""
 
     def _wrapped(self) -> dict[str, Any]:
         height, width = self.image.shape[-2:]
@@ -55,6 +57,9 @@ class Sample:
             fields["part_masks"] = tv_tensors.Mask(self.part_masks.to(torch.uint8))
         if self.mask is not None:
             fields["mask"] = tv_tensors.Mask(self.mask.to(torch.uint8))
+        if self.attention is not None:
+            # Not an image, whose colours an augmentation changes.
+            fields["attention"] = tv_tensors.Mask(self.attention)
         return fields
 
     def _with(self, fields: dict[str, Any]) -> "Sample":
@@ -143,6 +148,7 @@ def upright(sample: Sample, orientation: int) -> Sample:
             part_visible=sample.part_visible,
             part_masks=None if sample.part_masks is None else sample.part_masks.mT,
             mask=None if sample.mask is None else sample.mask.mT,
+            attention=None if sample.attention is None else sample.attention.mT,
         )
     if flips_x:
         sample = mirror(sample)
@@ -247,6 +253,8 @@ def batch_item(
         item["part_masks"] = sample.part_masks
     if sample.mask is not None:
         item["mask"] = sample.mask
+    if sample.attention is not None:
+        item["attention"] = sample.attention
     return cast(Batch, item)
 
 

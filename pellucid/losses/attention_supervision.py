@@ -14,6 +14,8 @@ Divergence = Literal["kl", "outside"]
 _TINY = 1e-8
 """Attention that is added to all positions together: one that soft-max rounds to zero has no
 infinite loss, and an image without any attention counts as uniform."""
+_LEAST = torch.finfo(torch.float32).tiny
+"""What an annotation is divided by at least: it may be of any scale, and zero."""
 
 
 def relevance_on_grid(relevant: Tensor, cells: tuple[int, int]) -> Tensor:
@@ -80,10 +82,10 @@ def attention_supervision_loss(
     mean = mean / mean.sum(1, keepdim=True)
     if divergence == "outside":
         if relevant.is_floating_point():
-            target = target / target.amax(1, keepdim=True).clamp(min=_TINY)
+            target = target / target.amax(1, keepdim=True).clamp(min=_LEAST)
         loss = (mean * (1 - target)).sum(1)
     else:
-        target = target / target.sum(1, keepdim=True).clamp(min=_TINY)
+        target = target / target.sum(1, keepdim=True).clamp(min=_LEAST)
         loss = (torch.xlogy(target, target) - target * mean.log()).sum(1)
     return torch.where(annotated, loss, 0.0), annotated
 

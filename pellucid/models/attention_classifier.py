@@ -27,13 +27,14 @@ from pellucid.batch import Batch
 from pellucid.losses.attention_supervision import Divergence
 from pellucid.metrics.location_instability import peak_positions
 from pellucid.models.base import Stage
-from pellucid.models.classifier import Classifier, Relevant
+from pellucid.models.classifier import Classifier
 from pellucid.models.explanation import Explanation
 from pellucid.models.fine_tuning import Schedule, check_at_least
 from pellucid.models.layers.attention_pooling import Attention, AttentionPooling, Pooled
 from pellucid.models.layers.hard_attention import Estimator, score_function_loss
 from pellucid.models.layers.soft_attention import Score, attend, attention_entropy, over_grid
 from pellucid.models.map_metrics import Attended
+from pellucid.models.supervised import Relevant
 
 
 class Seen(NamedTuple):

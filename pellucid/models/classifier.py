@@ -1,8 +1,8 @@
 """What classifiers on a backbone share: classes, accuracy, and supervision of where they look."""
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, cast, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -10,21 +10,18 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from pellucid.batch import Batch
-from pellucid.losses.attention_supervision import AttentionSupervisionLoss, Divergence
-from pellucid.losses.right_reasons import RightReasonsLoss
+from pellucid.losses.attention_supervision import Divergence
 from pellucid.models.backbones import Backbone
 from pellucid.models.base import Stage
 from pellucid.models.fine_tuning import FineTunedModel, Schedule, check_at_least
+from pellucid.models.supervised import Relevant, SupervisedModel, check_supervision
 
 Head = Literal["sigmoid", "softmax", "logistic"]
-Relevant = Literal["object", "parts", "attention"]
-
-_FIELD: Mapping[str, str] = {"object": "mask", "parts": "part_masks", "attention": "attention"}
 
 log = logging.getLogger(__name__)
 
 
-class Classifier(FineTunedModel):
+class Classifier(FineTunedModel, SupervisedModel):
     """Base of classifiers on top of a backbone.
 
     A subclass takes the same arguments in its own constructor and hands them on. Its ``step``
@@ -87,9 +84,6 @@ class Classifier(FineTunedModel):
         cache_frozen: bool = True,
     ) -> None:
         check_at_least(2, num_classes=num_classes)
-        check_at_least(
-            0, right_reasons_weight=right_reasons_weight, attention_weight=attention_weight
-        )
         if head not in get_args(Head):
             raise ValueError(f"head must be sigmoid, softmax or logistic, got {head!r}")
         if head == "sigmoid" and num_classes != 2:
@@ -97,8 +91,7 @@ class Classifier(FineTunedModel):
                 f"head 'sigmoid' is for one category and its negatives, got num_classes "
                 f"{num_classes}; use 'softmax' or 'logistic'"
             )
-        if relevant not in _FIELD:
-            raise ValueError(f"relevant must be one of {', '.join(_FIELD)}, got {relevant!r}")
+        check_supervision(right_reasons_weight, attention_weight, relevant)
         super().__init__(
             backbone,
             weights,
@@ -112,13 +105,14 @@ class Classifier(FineTunedModel):
             schedule=schedule,
             cache_frozen=cache_frozen,
         )
-        self.num_classes, self.head, self.relevant = num_classes, head, relevant
-        self.right_reasons_weight, self.attention_weight = right_reasons_weight, attention_weight
-        self.right_reasons_loss = RightReasonsLoss(cell=right_reasons_cell)
-        self.attention_supervision_loss = AttentionSupervisionLoss(attention_divergence)
-        if right_reasons_weight or attention_weight:
-            needs = type(self).requires | {_FIELD[relevant]}
-            self.requires = needs  # type: ignore[misc]  # an instance may need more
+        self.num_classes, self.head = num_classes, head
+        self._supervise_by(
+            right_reasons_weight,
+            attention_weight,
+            relevant,
+            attention_divergence,
+            right_reasons_cell,
+        )
 
     def on_fit_start(self) -> None:
         """Lightning's hook."""
@@ -141,18 +135,6 @@ class Classifier(FineTunedModel):
         scores: Tensor = self(image)
         return scores
 
-    def watched(self, batch: Batch, stage: Stage) -> Batch:
-        """The batch to run on: in training for right reasons, one with gradients of its images.
-
-        Args:
-            batch: The batch.
-            stage: The stage.
-        """
-        if stage != "train" or not self.right_reasons_weight:
-            return batch
-        # A copy of the dictionary: nobody else's images need gradients.
-        return cast(Batch, {**batch, "image": batch["image"].detach().requires_grad_()})
-
     def classification_losses(self, scores: Tensor, label: Tensor) -> Tensor:
         """Cross-entropy of each image.
 
@@ -170,50 +152,12 @@ class Classifier(FineTunedModel):
         # With class 0 at a score of 0 this is the sigmoid cross-entropy of class 1.
         return nn.functional.cross_entropy(scores, label, reduction="none")
 
-    def supervise(
-        self, batch: Batch, scores: Tensor, attention: Callable[[], Tensor], stage: Stage
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The losses of where the model looks.
-
-        Args:
-            batch: What :meth:`watched` returned.
-            scores: (B, K) logits of the batch's images.
-            attention: Makes the attention (B, U, h, w), from 0 on; called only if it is supervised.
-            stage: The stage. Right reasons count in training alone: tests have no gradients.
-
-        Returns:
-            The weighted sum, and each loss by name.
-        """
-        total, losses = scores.new_zeros(()), {}
-        if self.attention_weight:
-            found = self.attention_supervision_loss(attention(), self._relevant(batch))
-            losses["attention_loss"] = found
-            total = total + self.attention_weight * found
-        if self.right_reasons_weight and stage == "train":
-            found = self.right_reasons_loss(
-                self._log_probabilities(scores), batch["image"], self._irrelevant(batch)
-            )
-            losses["right_reasons_loss"] = found
-            total = total + self.right_reasons_weight * found
-        return total, losses
-
-    def _relevant(self, batch: Batch) -> Tensor:
-        """(B, H, W) what the annotation calls relevant; nothing in images without annotation."""
-        found = cast(Tensor, batch[_FIELD[self.relevant]])  # type: ignore[literal-required]
-        return found.any(1) if self.relevant == "parts" else found
-
-    def _irrelevant(self, batch: Batch) -> Tensor:
-        """(B, H, W) in [0, 1], the opposite; nothing in images without annotation."""
-        relevant = self._relevant(batch).float()
-        peak = relevant.amax((1, 2), keepdim=True)
-        return (1 - relevant / peak.clamp(min=1e-8)) * (peak > 0)
-
     def _log_probabilities(self, scores: Tensor) -> Tensor:
         """(B, K) nats of every outcome; of ``logistic``, (B, 2 K) of each category and its lack."""
-        scores = scores.float()
         if self.head == "logistic":
+            scores = scores.float()
             return nn.functional.logsigmoid(torch.cat((scores, -scores), 1))
-        return scores.log_softmax(1)
+        return super()._log_probabilities(scores)
 
     def make_metrics(self, data: Any, stage: Stage) -> Mapping[str, Metric]:
         """See :meth:`InterpretableModel.make_metrics`."""

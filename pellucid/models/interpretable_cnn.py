@@ -41,10 +41,11 @@ from pellucid.losses.attention_supervision import Divergence
 from pellucid.losses.filter_loss import Assignment, FilterLoss
 from pellucid.metrics.location_instability import peak_positions
 from pellucid.models.base import Stage
-from pellucid.models.classifier import Classifier, Head, Relevant
+from pellucid.models.classifier import Classifier, Head
 from pellucid.models.explanation import Explanation
 from pellucid.models.fine_tuning import Schedule, check_at_least
 from pellucid.models.layers.part_template import PartTemplate
+from pellucid.models.supervised import Relevant
 
 
 class InterpretableCNN(Classifier):

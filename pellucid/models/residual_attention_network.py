@@ -25,8 +25,9 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from pellucid.batch import Batch
+from pellucid.losses.attention_supervision import Divergence
 from pellucid.metrics.location_instability import peak_positions
-from pellucid.models.base import InterpretableModel, Stage
+from pellucid.models.base import Stage
 from pellucid.models.explanation import Explanation
 from pellucid.models.fine_tuning import check_at_least
 from pellucid.models.layers.residual_attention import (
@@ -38,11 +39,12 @@ from pellucid.models.layers.residual_attention import (
     initialise,
     residual_units,
 )
+from pellucid.models.supervised import Relevant, SupervisedModel, check_supervision
 
 Stem = Literal["large", "small"]
 
 
-class ResidualAttentionNetwork(InterpretableModel):
+class ResidualAttentionNetwork(SupervisedModel):
     """Pre-activation residual network with attention modules in its stages.
 
     Each stage begins with a residual unit that widens the maps and, but for the first stage, halves
@@ -69,6 +71,13 @@ class ResidualAttentionNetwork(InterpretableModel):
         mask_activation: ``mixed``, ``channel`` or ``spatial``, table 1 of the paper, see
             :func:`pellucid.models.layers.residual_attention.mask_activation`.
         attention_learning: ``residual``: ``(1 + M) * F``; ``naive``: ``M * F``.
+        right_reasons_weight: Weight of the squared input gradients off the annotation, as for the
+            next four see :class:`pellucid.models.classifier.Classifier`.
+        right_reasons_cell: Side in pixels of the squares by which gradients are taken.
+        attention_weight: Weight of the distance of the mean of the modules' masks from the
+            annotation; 0 with ``mask_activation="channel"``.
+        relevant: What is annotated: ``object``, ``parts`` or ``attention``.
+        attention_divergence: ``kl`` or ``outside``.
         lr: Learning rate of SGD at the beginning.
         momentum: Nesterov momentum, in [0, 1); 0: none.
         weight_decay: L2 penalty of all weights.
@@ -80,6 +89,7 @@ class ResidualAttentionNetwork(InterpretableModel):
     """
 
     requires = frozenset({"image", "label"})
+    monitor = "val/classification_loss"
     explains_by_map = True
 
     def __init__(
@@ -96,6 +106,11 @@ class ResidualAttentionNetwork(InterpretableModel):
         mask_units: int = 1,
         mask_activation: MaskActivation = "mixed",
         attention_learning: AttentionLearning = "residual",
+        right_reasons_weight: float = 0.0,
+        right_reasons_cell: int = 1,
+        attention_weight: float = 0.0,
+        relevant: Relevant = "object",
+        attention_divergence: Divergence = "kl",
         lr: float = 0.1,
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
@@ -111,8 +126,21 @@ class ResidualAttentionNetwork(InterpretableModel):
         if stem not in ("large", "small"):
             raise ValueError(f"stem must be large or small, got {stem!r}")
         _check_training(lr, momentum, lr_drops, lr_drop_factor)
+        check_supervision(right_reasons_weight, attention_weight, relevant)
+        if attention_weight and mask_activation == "channel":
+            raise ValueError(
+                "attention_weight must be 0 for mask_activation 'channel', whose masks have values "
+                f"below 0, got {attention_weight}; choose mixed or spatial"
+            )
         super().__init__()
         self.save_hyperparameters()
+        self._supervise_by(
+            right_reasons_weight,
+            attention_weight,
+            relevant,
+            attention_divergence,
+            right_reasons_cell,
+        )
         self.num_classes, self.num_units = num_classes, sum(modules)
         self.mask_activation, self.lr, self.momentum = mask_activation, lr, momentum
         self.weight_decay, self.lr_drops = weight_decay, tuple(lr_drops)
@@ -193,8 +221,11 @@ class ResidualAttentionNetwork(InterpretableModel):
 
     def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """See :meth:`InterpretableModel.step`."""
+        batch = self.watched(batch, stage)
         scores, masks = self.attend(batch["image"])
-        outputs = {"loss": nn.functional.cross_entropy(scores, batch["label"]), "scores": scores}
+        cost = nn.functional.cross_entropy(scores, batch["label"])
+        loss, losses = self.supervise(batch, scores, lambda: self.maps(masks), stage)
+        outputs = {"loss": cost + loss, "classification_loss": cost, "scores": scores, **losses}
         if stage == "train":
             return outputs
         maps = self.maps(masks)

@@ -25,10 +25,11 @@ from pellucid.losses.attention_supervision import Divergence
 from pellucid.metrics.location_instability import peak_positions
 from pellucid.models.backbones import TransformerBackbone
 from pellucid.models.base import Stage
-from pellucid.models.classifier import Classifier, Relevant
+from pellucid.models.classifier import Classifier
 from pellucid.models.explanation import Explanation
 from pellucid.models.fine_tuning import Schedule
 from pellucid.models.layers.attention_rollout import attention_rollout
+from pellucid.models.supervised import Relevant
 
 MapKind = Literal["rollout", "class_token"]
 

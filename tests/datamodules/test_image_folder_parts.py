@@ -642,3 +642,64 @@ def test_run_length_codes_without_pycocotools_name_the_extra(root, tmp_path, mon
         ImageFolderParts(str(root), segmentations=coco)
     polygons = segmentation_file(root, tmp_path / "s.json", [("animal", SQUARE)])
     assert "mask" in ImageFolderParts(str(root), segmentations=polygons).provides
+
+
+# Where people looked.
+
+
+def attention_folder(folder, files):
+    """A small map of each image: bright in its left upper quarter, half as bright beside it."""
+    values = np.zeros((8, 12), np.uint8)
+    values[:4, :6], values[:4, 6:] = 200, 100
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(folder / file)
+    return str(folder)
+
+
+def test_attention_maps_lie_on_their_images(root, tmp_path):
+    files = paths(root)
+    assert "attention" not in ImageFolderParts(str(root)).provides
+    maps = attention_folder(tmp_path / "maps", files[1:])
+    data = ImageFolderParts(str(root), attention_maps=maps, image_size=120)
+    assert "attention" in data.provides
+    dataset = data.make_dataset("all")
+    items = {file: dataset[i] for i, (file, _) in enumerate(data._files["all"])}
+    check_batch(collate(list(items.values())), data.provides)
+    assert (items[files[0]]["attention"] == 0).all()  # Nobody was asked.
+    seen = items[files[1]]["attention"]
+    # 120 x 80 pixels between bars of 20.
+    assert seen.shape == (120, 120)
+    assert (seen[:20] == 0).all()
+    assert (seen[20:54, :54] == 200).all()
+    assert (seen[20:54, 66:] == 100).all()
+    assert (seen[66:] == 0).all()
+
+
+def test_attention_maps_are_turned_mirrored_and_cropped_with_their_images():
+    image = torch.zeros(3, 60, 90, dtype=torch.uint8)
+    image[0, 10:30, 20:50] = 200
+    whole = Sample(image=image, attention=image[0].float())
+    torch.manual_seed(0)
+    for moved in (upright(whole, 6), mirror(whole), Augment(64, jitter=0.0)(whole)):
+        shown, seen = moved.image[0].float(), moved.attention
+        assert seen.shape == shown.shape
+        assert ((seen > 100) != (shown > 100)).float().mean() < 0.03
+        assert (seen > 100).any()
+
+
+def test_wrong_attention_maps_are_named(root, tmp_path):
+    with pytest.raises(DataError, match=r"attention_maps .*nowhere is missing"):
+        ImageFolderParts(str(root), attention_maps=str(tmp_path / "nowhere"))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DataError, match=r"no map of any image; that of .*would be .*\.png"):
+        ImageFolderParts(str(root), attention_maps=str(empty))
+    files = paths(root)
+    data = ImageFolderParts(str(root), attention_maps=attention_folder(tmp_path / "maps", files))
+    picture().save(tmp_path / "maps" / data._files["test"][0][0])
+    with pytest.raises(DataError, match="has the colours RGB; save it in grey"):
+        data.make_dataset("test")[0]
+    (tmp_path / "maps" / data._files["test"][0][0]).write_bytes(b"no picture")
+    with pytest.raises(DataError, match="cannot read attention map"):
+        data.make_dataset("test")[0]

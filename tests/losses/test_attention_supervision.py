@@ -60,6 +60,17 @@ def test_against_loops(divergence: Any, human: bool) -> None:
     assert float(mean) == pytest.approx(sum(wanted) / 3, rel=1e-4)
 
 
+@pytest.mark.parametrize("divergence", ["kl", "outside"])
+def test_the_scale_of_human_attention_does_not_matter(divergence: Any) -> None:
+    """Also where a map sums to one over many pixels, or is still smaller."""
+    attention, mask = examples()
+    relevant = mask * torch.rand(mask.shape, generator=torch.Generator().manual_seed(2))
+    wanted = attention_supervision_loss(attention, relevant, divergence)
+    for scale in (1e-12, 1e6):
+        found = attention_supervision_loss(attention, scale * relevant, divergence)
+        torch.testing.assert_close(found, wanted)
+
+
 def test_where_nothing_is_left_to_learn() -> None:
     mask = torch.zeros(1, 4, 4, dtype=torch.bool)
     mask[0, :2] = True

@@ -173,6 +173,8 @@ def test_human_attention_says_how_irrelevant_a_pixel_is() -> None:
     of_mask = small(right_reasons_weight=1.0).eval().step(batch, "train")["right_reasons_loss"]
     found = model.step(batch, "train")["right_reasons_loss"]
     torch.testing.assert_close(found, of_mask)
+    batch["attention"] = 1e-12 * mask
+    torch.testing.assert_close(model.step(batch, "train")["right_reasons_loss"], of_mask)
     batch["attention"] = 4 * mask + 2 * (1 - mask)
     half = model.step(batch, "train")["right_reasons_loss"]
     torch.testing.assert_close(half, of_mask / 4)

@@ -222,6 +222,16 @@ def test_a_run_reports_maps_and_bias(tmp_path):
     assert "Removing the head" in page
 
 
+def test_a_run_in_half_precision_is_looked_at_in_single(tmp_path):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(CONFIG)
+    words = ["--trainer.precision", "bf16-true"]
+    assert call("run", "--config", config, "--run_root", tmp_path, *words) == 0
+    results = json.loads((only_run(tmp_path) / "results.json").read_text())
+    assert 0 <= results["metrics"]["test/deletion_auc"] <= 1
+    assert 0 <= results["metrics"]["deconfounded/accuracy"] <= 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

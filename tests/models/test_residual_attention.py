@@ -198,6 +198,47 @@ def test_one_batch_can_be_learned():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+def masked_batch():
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.zeros(4, 16, 16, dtype=torch.bool)
+    mask[:3, 4:12, 2:9] = True  # The last image is not annotated.
+    image = torch.randn(4, 3, 16, 16, generator=generator)
+    return {"image": image, "label": torch.arange(4) % 3, "mask": mask}
+
+
+def test_masks_teach_it_where_to_look():
+    """Both losses against their definitions, image by image."""
+    model, batch = network(right_reasons_weight=2.0, attention_weight=0.5), masked_batch()
+    assert model.requires == {"image", "label", "mask"}
+    found = model.step(batch, "train")
+    reasons = apart = 0.0
+    for image, mask in zip(batch["image"][:3], batch["mask"][:3], strict=True):
+        watched = image[None].clone().requires_grad_()
+        scores, masks = model.attend(watched)
+        (gradient,) = torch.autograd.grad(scores.log_softmax(1).sum(), watched)
+        reasons += float(gradient[0, :, ~mask].square().sum())
+        mean = model.maps(masks)[0].mean(0).detach()
+        attention, target = mean / mean.sum(), mask / mask.sum()
+        apart -= float((target * (attention / target.clamp(min=1e-9)).log())[mask].sum())
+    assert float(found["right_reasons_loss"].detach()) == pytest.approx(reasons / 4, rel=1e-3)
+    assert float(found["attention_loss"].detach()) == pytest.approx(apart / 3, rel=1e-3)
+    total = found["classification_loss"] + 2 * found["right_reasons_loss"]
+    torch.testing.assert_close(found["loss"], total + 0.5 * found["attention_loss"])
+    model.train().step(batch, "train")["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    tested = model.step(batch, "val")
+    assert "attention_loss" in tested
+    assert "right_reasons_loss" not in tested
+
+
+def test_without_supervision_it_needs_no_annotation():
+    model, batch = network(), masked_batch()
+    del batch["mask"]
+    assert model.requires == {"image", "label"}
+    found = model.step(batch, "train")
+    torch.testing.assert_close(found["loss"], found["classification_loss"])
+
+
 class Images(torch.utils.data.Dataset):
     def __len__(self):
         return 20
@@ -243,6 +284,12 @@ def test_the_learning_rate_drops_after_shares_of_the_training():
         ({"attention_learning": "no"}, "attention_learning must be one of residual, naive"),
         ({"stem": "huge"}, "stem must be large or small, got 'huge'"),
         ({"width": 0}, "width must be at least 1, got 0"),
+        ({"right_reasons_weight": -1}, "right_reasons_weight must be at least 0, got -1"),
+        ({"relevant": "mask"}, "relevant must be one of object, parts, attention, got 'mask'"),
+        (
+            {"mask_activation": "channel", "attention_weight": 0.5},
+            "attention_weight must be 0 for mask_activation 'channel'",
+        ),
         ({"lr": 0}, "lr must be greater than 0, got 0"),
         ({"momentum": 1}, r"momentum must be in \[0, 1\), got 1"),
         ({"lr_drops": (0.6, 0.4)}, r"lr_drops must be ascending shares .* got \[0.6, 0.4\]"),

@@ -15,6 +15,7 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pellucid.batch import BatchError
 from pellucid.models.layers.soft_attention import Score, SoftAttention, over_grid
 
 Estimator = Literal["reinforce", "gumbel"]
@@ -140,11 +141,11 @@ class HardAttention(nn.Module):
         """Choose positions of features (B, C, h, w).
 
         Raises:
-            ValueError: The grid has fewer positions than there are glimpses.
+            BatchError: The grid has fewer positions than there are glimpses.
         """
         height, width = features.shape[-2:]
         if self.glimpses > height * width:
-            raise ValueError(
+            raise BatchError(
                 f"glimpses must be at most {height * width}, the positions of a {height} x {width} "
                 f"grid, got {self.glimpses}: take fewer, or larger images"
             )
