@@ -22,7 +22,7 @@ from pellucid.losses.total_correlation import (
     discriminator_loss,
     permute_codes,
 )
-from pellucid.models.adversarial import AdversarialModel, Turn
+from pellucid.models.adversarial import AdversarialModel, Turn, check_clip
 from pellucid.models.base import Stage
 from pellucid.models.layers.encoders import EncoderName
 from pellucid.models.vae import VAE, Bound
@@ -82,6 +82,7 @@ class FactorVAE(VAE, AdversarialModel):
             raise ValueError(f"gamma must be at least 0, got {gamma}")
         if not discriminator_lr > 0:
             raise ValueError(f"discriminator_lr must be greater than 0, got {discriminator_lr}")
+        check_clip(gradient_clip)
         super().__init__(
             image_size,
             channels,

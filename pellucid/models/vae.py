@@ -22,7 +22,7 @@ from pellucid.models.base import InterpretableModel, Stage
 from pellucid.models.explanation import Explanation, Traversals
 from pellucid.models.layers.decoders import make_decoder
 from pellucid.models.layers.encoders import EncoderName, make_encoder
-from pellucid.models.layers.image_range import ImageRange
+from pellucid.models.layers.image_range import ImageRange, follow_the_data
 
 KL_MEMORY = 0.999
 """What the running KL of each latent keeps at a training step: it is of the last 1,000 or so."""
@@ -122,7 +122,7 @@ class VAE(InterpretableModel):
         self.image_range = ImageRange(channels)
         self.register_buffer("running_kl", torch.zeros(num_latents))
         self.register_buffer("running_weight", torch.zeros(()))
-        self.register_load_state_dict_post_hook(_follow_the_data)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(follow_the_data)  # type: ignore[no-untyped-call]
 
     def encode(self, image: Tensor) -> Posterior:
         """The posterior of images (B, C, H, W) in [0, 1]."""
@@ -271,10 +271,3 @@ class VAE(InterpretableModel):
         # A fused step unscales half-precision gradients itself, too late for clipping them.
         fused = getattr(self.trainer.precision_plugin, "scaler", None) is None
         return Adam(self.parameters(), self.lr, fused=fused)
-
-
-def _follow_the_data(model: VAE, _: Any) -> None:
-    """The data at hand say how images are normalised, whatever the weights were trained on."""
-    data = getattr(model._trainer, "datamodule", None)
-    if data is not None:
-        model.image_range.use(data.mean, data.std)

@@ -365,6 +365,7 @@ def test_the_discriminator_sees_the_codes_of_one_half_and_permuted_ones_of_the_o
         ("tcvae", {"estimator": "exact"}, "estimator must be minibatch_weighted or"),
         ("factor", {"gamma": -1.0}, "gamma must be at least 0, got -1"),
         ("factor", {"discriminator_lr": 0.0}, "discriminator_lr must be greater than 0, got 0"),
+        ("factor", {"gradient_clip": 0.0}, "gradient_clip must be above 0, got 0"),
     ],
 )
 def test_wrong_arguments_are_named(name, options, message):
