@@ -1,5 +1,6 @@
 """What the adversarial generators share: networks, drawing, a judge, traversals."""
 
+import zlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -157,7 +158,10 @@ class AdversarialGenerator(AdversarialModel):
     def evaluation_codes(self, batch: Batch) -> Codes:
         """Latents for one batch of an evaluation, the same whenever it comes."""
         image, index = batch["image"], batch.get("index")
-        seed = 0 if index is None or not len(index) else int(index[0])
+        if index is not None and len(index):
+            seed = int(index[0])
+        else:  # Batches differ in their images, and each has latents of its own.
+            seed = zlib.crc32(image.float().cpu().numpy().tobytes())
         source = torch.Generator().manual_seed(seed)
         return self.codes.sample(len(image), image.device, source)
 
@@ -189,7 +193,7 @@ class AdversarialGenerator(AdversarialModel):
         """Check the images' size and read the judge; see :meth:`InterpretableModel.setup`.
 
         Raises:
-            UserError: The size is not that of the networks, or the judge cannot be read.
+            UserError: The size is not that of the networks, or the judge cannot be read or used.
         """
         data, size = (
             getattr(self.trainer, "datamodule", None),
@@ -203,6 +207,7 @@ class AdversarialGenerator(AdversarialModel):
             )
         if self.judge_path != "none" and self._judge is None:
             self._judge = Judge.read(self.judge_path)
+            self._judge.check(len(self.image_range.mean), size)
         super().setup(stage)
 
     def make_metrics(self, data: Any, stage: Stage) -> Mapping[str, Metric]:
