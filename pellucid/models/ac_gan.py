@@ -32,9 +32,10 @@ from pellucid.losses.adversarial import discriminator_loss, generator_loss
 from pellucid.losses.mutual_information import categorical_information
 from pellucid.metrics.code_error import CodeErrorHungarian, CodeErrorMajority
 from pellucid.models.adversarial import Decay
-from pellucid.models.adversarial_generator import NO_JUDGE, AdversarialGenerator
+from pellucid.models.adversarial_generator import AdversarialGenerator
 from pellucid.models.base import Stage
 from pellucid.models.explanation import Explanation
+from pellucid.models.judged import NO_JUDGE
 from pellucid.models.layers.codes import Codes, CodeSpace
 from pellucid.models.layers.gan_networks import make_head
 
@@ -163,7 +164,7 @@ class ACGAN(AdversarialGenerator):
             metrics["code_error_majority"] = CodeErrorMajority(*sizes)
         if self._judge is None:
             self.skipped_metrics["judged_accuracy"] = NO_JUDGE
-        elif "classifier_fid" in metrics:
+        elif self.judges(stage):
             metrics["judged_accuracy"] = MulticlassAccuracy(self.num_classes, average="micro")
         return metrics
 

@@ -52,6 +52,7 @@ class FactorVAE(VAE, AdversarialModel):
         gradient_clip: See :class:`pellucid.models.adversarial.AdversarialModel`.
         traversal_range: Traversals show each latent from minus to plus this.
         traversal_steps: At so many values.
+        judge: See :class:`VAE`.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -77,6 +78,7 @@ class FactorVAE(VAE, AdversarialModel):
         gradient_clip: float | None = None,
         traversal_range: float = 3.0,
         traversal_steps: int = 11,
+        judge: str = "none",
     ) -> None:
         if not gamma >= 0:
             raise ValueError(f"gamma must be at least 0, got {gamma}")
@@ -94,6 +96,7 @@ class FactorVAE(VAE, AdversarialModel):
             lr,
             traversal_range,
             traversal_steps,
+            judge,
         )
         self.save_hyperparameters()
         self.gamma, self.gradient_clip = gamma, gradient_clip
