@@ -8,6 +8,7 @@ section 16.3. InfoGAN (arXiv 1606.03657, section 7.2) reports an error without s
 
 from abc import abstractmethod
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -46,7 +47,7 @@ def code_error_majority(counts: Tensor) -> Tensor:
     return 1 - counts.amax(1).sum() / counts.sum()
 
 
-class _CodeError(Metric):
+class CodeError(Metric):
     """Counts images by code and label; holds ``8 K C`` bytes, however many images there are.
 
     Args:
@@ -94,12 +95,42 @@ class _CodeError(Metric):
         pairs = logits.argmax(1) * classes + label
         self.counts += pairs.bincount(minlength=codes * classes).view(codes, classes)
 
+    @staticmethod
     @abstractmethod
+    def error(counts: Tensor) -> Tensor:
+        """The error by (K, C) counts."""
+
     def compute(self) -> Tensor:
         """The error."""
+        return self.error(self.counts)
+
+    def spread(self, resamplings: int, seed: int = 0) -> float:
+        """How much the error varies with the images.
+
+        Args:
+            resamplings: How often as many images are drawn anew with replacement, at least 2.
+            seed: Of the draws.
+
+        Returns:
+            Standard deviation of their errors; NaN without images. Runs on every process.
+
+        Raises:
+            ValueError: ``resamplings`` is below 2.
+        """
+        if resamplings < 2:
+            raise ValueError(f"resamplings must be at least 2, got {resamplings}")
+        with self.sync_context():
+            counts = self.counts.cpu().numpy()
+        if not (total := int(counts.sum())):
+            return float("nan")
+        # An error knows of an image its code and its label alone: as many draws of such a pair.
+        shares = counts.ravel() / total
+        drawn = np.random.default_rng(seed).multinomial(total, shares, size=resamplings)
+        errors = [self.error(torch.from_numpy(each.reshape(counts.shape))) for each in drawn]
+        return float(torch.stack(errors).std())
 
 
-class CodeErrorHungarian(_CodeError):  # noqa: N818 - a share, no exception
+class CodeErrorHungarian(CodeError):  # noqa: N818 - a share, no exception
     """Error of a categorical code under the best assignment to labels; lower is better.
 
     See :func:`code_error_hungarian` for the definition. It holds ``8 K C`` bytes,
@@ -113,12 +144,13 @@ class CodeErrorHungarian(_CodeError):  # noqa: N818 - a share, no exception
         ValueError: An argument is below 2.
     """
 
-    def compute(self) -> Tensor:
-        """The error."""
-        return code_error_hungarian(self.counts)
+    @staticmethod
+    def error(counts: Tensor) -> Tensor:
+        """See :func:`code_error_hungarian`."""
+        return code_error_hungarian(counts)
 
 
-class CodeErrorMajority(_CodeError):  # noqa: N818 - a share, no exception
+class CodeErrorMajority(CodeError):  # noqa: N818 - a share, no exception
     """Error of a categorical code where each category stands for its majority; lower is better.
 
     See :func:`code_error_majority` for the definition. It holds ``8 K C`` bytes,
@@ -132,6 +164,7 @@ class CodeErrorMajority(_CodeError):  # noqa: N818 - a share, no exception
         ValueError: An argument is below 2.
     """
 
-    def compute(self) -> Tensor:
-        """The error."""
-        return code_error_majority(self.counts)
+    @staticmethod
+    def error(counts: Tensor) -> Tensor:
+        """See :func:`code_error_majority`."""
+        return code_error_majority(counts)

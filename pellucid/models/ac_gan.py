@@ -27,12 +27,15 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from pellucid.batch import Batch
+from pellucid.errors import UserError
 from pellucid.losses.adversarial import discriminator_loss, generator_loss
 from pellucid.losses.mutual_information import categorical_information
+from pellucid.metrics.code_error import CodeErrorHungarian, CodeErrorMajority
 from pellucid.models.adversarial import Decay
-from pellucid.models.adversarial_generator import NO_JUDGE, AdversarialGenerator
+from pellucid.models.adversarial_generator import AdversarialGenerator
 from pellucid.models.base import Stage
 from pellucid.models.explanation import Explanation
+from pellucid.models.judged import NO_JUDGE
 from pellucid.models.layers.codes import Codes, CodeSpace
 from pellucid.models.layers.gan_networks import make_head
 
@@ -148,13 +151,20 @@ class ACGAN(AdversarialGenerator):
         return outputs | self.judged(real, generated, stage)
 
     def make_metrics(self, data: Any, stage: Stage) -> Mapping[str, Metric]:
-        """The judge's, and the accuracy of the auxiliary classifier on real images."""
+        """The judge's, and what the auxiliary classifier makes of real images.
+
+        Its accuracy, and the errors of the class as a categorical code, which compare with those of
+        an InfoGAN, whose codes have no names.
+        """
         metrics = dict(super().make_metrics(data, stage))
         if stage != "train":
             metrics["accuracy"] = MulticlassAccuracy(self.num_classes, average="micro")
+            sizes = self.num_classes, self.num_classes
+            metrics["code_error_hungarian"] = CodeErrorHungarian(*sizes)
+            metrics["code_error_majority"] = CodeErrorMajority(*sizes)
         if self._judge is None:
             self.skipped_metrics["judged_accuracy"] = NO_JUDGE
-        elif "classifier_fid" in metrics:
+        elif self.judges(stage):
             metrics["judged_accuracy"] = MulticlassAccuracy(self.num_classes, average="micro")
         return metrics
 
@@ -163,10 +173,25 @@ class ACGAN(AdversarialGenerator):
     ) -> None:
         """See :meth:`InterpretableModel.update_metrics`."""
         super().update_metrics(metrics, outputs, batch)
-        if "accuracy" in metrics:
-            metrics["accuracy"].update(outputs["scores"], batch["label"])
+        for name in ("accuracy", "code_error_hungarian", "code_error_majority"):
+            if name in metrics:
+                metrics[name].update(outputs["scores"], batch["label"])
         if "judged_accuracy" in metrics:
             metrics["judged_accuracy"].update(outputs["judged_scores"], outputs["drawn_label"])
+
+    def setup(self, stage: str) -> None:
+        """Check that the judge knows the classes; see :meth:`AdversarialGenerator.setup`.
+
+        Raises:
+            UserError: It has another number of classes.
+        """
+        super().setup(stage)
+        if self._judge is not None and self._judge.num_classes != self.num_classes:
+            raise UserError(
+                "model.judge",
+                f"has {self._judge.num_classes} classes, the data have {self.num_classes}: give "
+                "the checkpoint of a classifier of these data",
+            )
 
     @torch.no_grad()
     def explain(self, batch: Batch, target: Tensor | None = None) -> Explanation:

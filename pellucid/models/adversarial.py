@@ -29,7 +29,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from pellucid.batch import Batch
 from pellucid.errors import UserError
 from pellucid.models.base import InterpretableModel, Stage
-from pellucid.models.layers.image_range import ImageRange
+from pellucid.models.layers.image_range import ImageRange, follow_the_data
 
 Decay = Literal["none", "linear"]
 """``linear``: learning rates fall to zero over the second half of the training."""
@@ -80,16 +80,13 @@ class AdversarialModel(InterpretableModel):
     def __init__(
         self, channels: int = 1, gradient_clip: float | None = None, decay: Decay = "none"
     ) -> None:
-        if gradient_clip is not None and not gradient_clip > 0:
-            raise ValueError(
-                f"gradient_clip must be above 0, got {gradient_clip}; null leaves gradients as "
-                "they are"
-            )
+        check_clip(gradient_clip)
         if decay not in get_args(Decay):
             raise ValueError(f"decay must be none or linear, got {decay!r}")
         super().__init__()
         self.gradient_clip, self.decay = gradient_clip, decay
         self.image_range = ImageRange(channels)
+        self.register_load_state_dict_post_hook(follow_the_data)  # type: ignore[no-untyped-call]
         self._turns: tuple[Turn, ...] = ()
 
     @abstractmethod
@@ -223,3 +220,18 @@ class AdversarialModel(InterpretableModel):
         if self.gradient_clip is not None:
             own = [p for group in optimizer.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(own, self.gradient_clip)
+
+
+def check_clip(gradient_clip: float | None) -> None:
+    """Check the largest norm of a gradient.
+
+    Args:
+        gradient_clip: The norm; None: gradients are not clipped.
+
+    Raises:
+        ValueError: It is not above 0, and would leave weights where they are, or turn them round.
+    """
+    if gradient_clip is not None and not gradient_clip > 0:
+        raise ValueError(
+            f"gradient_clip must be above 0, got {gradient_clip}; null leaves gradients as they are"
+        )

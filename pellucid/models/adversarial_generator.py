@@ -1,23 +1,20 @@
 """What the adversarial generators share: networks, drawing, a judge, traversals."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from pellucid.batch import Batch
 from pellucid.errors import UserError
 from pellucid.losses.adversarial import discriminator_loss, generator_loss
-from pellucid.metrics.classifier_fid import ClassifierFID
 from pellucid.models.adversarial import AdversarialModel, Decay, Turn
-from pellucid.models.base import Stage
 from pellucid.models.explanation import Traversals
-from pellucid.models.judge import Judge
+from pellucid.models.judged import JudgedGenerator
 from pellucid.models.layers.codes import Codes, CodeSpace
 from pellucid.models.layers.ema import EMA
 from pellucid.models.layers.gan_networks import (
@@ -26,8 +23,6 @@ from pellucid.models.layers.gan_networks import (
     make_trunk,
     network_spec,
 )
-
-NO_JUDGE = "needs a classifier of the data: give the checkpoint of one as model.judge"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +38,7 @@ class Row:
     """(S,)."""
 
 
-class AdversarialGenerator(AdversarialModel):
+class AdversarialGenerator(JudgedGenerator, AdversarialModel):
     """Base of GAN, InfoGAN and AC-GAN.
 
     A subclass takes the same arguments in its own constructor, hands them on, gives the losses of
@@ -88,7 +83,6 @@ class AdversarialGenerator(AdversarialModel):
         self.codes, self.network, self.traversal_steps = codes, network, traversal_steps
         self.lr, self.discriminator_lr, self.betas = lr, discriminator_lr, (beta1, 0.999)
         self.judge_path = judge
-        self._judge: Judge | None = None
         self.generator = make_generator(network, codes.num_latents, channels)
         self.trunk = make_trunk(network, channels)
         self.real_or_generated = make_head(network, 1)
@@ -156,10 +150,8 @@ class AdversarialGenerator(AdversarialModel):
 
     def evaluation_codes(self, batch: Batch) -> Codes:
         """Latents for one batch of an evaluation, the same whenever it comes."""
-        image, index = batch["image"], batch.get("index")
-        seed = 0 if index is None or not len(index) else int(index[0])
-        source = torch.Generator().manual_seed(seed)
-        return self.codes.sample(len(image), image.device, source)
+        image = batch["image"]
+        return self.codes.sample(len(image), image.device, self.evaluation_source(batch))
 
     def game(self, real: Tensor, generated: Tensor) -> dict[str, Tensor]:
         """The losses of the game of real and generated images, by the trunk's features of them."""
@@ -167,29 +159,11 @@ class AdversarialGenerator(AdversarialModel):
         loss, game = generator_loss(logit), discriminator_loss(self.logit(real), logit)
         return {"loss": loss, "generator_loss": loss, "discriminator_loss": game}
 
-    def judged(self, real: Tensor, generated: Tensor, stage: Stage) -> dict[str, Tensor]:
-        """Features of real and generated images, and scores of the latter, where there is a judge.
-
-        Args:
-            real: (B, C, H, W) in [0, 1].
-            generated: (B, C, H, W) likewise.
-            stage: Nothing is judged before the test.
-        """
-        if self._judge is None or stage not in ("test", "all"):
-            return {}
-        features, _ = self._judge(real)
-        generated_features, scores = self._judge(generated)
-        return {
-            "real_features": features,
-            "generated_features": generated_features,
-            "judged_scores": scores,
-        }
-
     def setup(self, stage: str) -> None:
         """Check the images' size and read the judge; see :meth:`InterpretableModel.setup`.
 
         Raises:
-            UserError: The size is not that of the networks, or the judge cannot be read.
+            UserError: The size is not that of the networks, or the judge cannot be read or used.
         """
         data, size = (
             getattr(self.trainer, "datamodule", None),
@@ -201,30 +175,8 @@ class AdversarialGenerator(AdversarialModel):
                 f"{self.network!r} draws images of {size} pixels, the data have {data.image_size}: "
                 f"give data.image_size {size}, or another network",
             )
-        if self.judge_path != "none" and self._judge is None:
-            self._judge = Judge.read(self.judge_path)
+        self.read_judge(len(self.image_range.mean), size)
         super().setup(stage)
-
-    def make_metrics(self, data: Any, stage: Stage) -> Mapping[str, Metric]:
-        """See :meth:`InterpretableModel.make_metrics`."""
-        if self._judge is None:
-            self.skipped_metrics["classifier_fid"] = NO_JUDGE
-        if self._judge is None or stage not in ("test", "all"):
-            return {}
-        return {"classifier_fid": ClassifierFID(self._judge.num_features)}
-
-    def update_metrics(
-        self, metrics: Mapping[str, Metric], outputs: dict[str, Tensor], batch: Batch
-    ) -> None:
-        """See :meth:`InterpretableModel.update_metrics`."""
-        if "classifier_fid" in metrics:
-            fid = metrics["classifier_fid"]
-            fid.update(outputs["real_features"], outputs["generated_features"])
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the judge out: the model does without."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"]["judge"] = "none"
 
     def fixed_codes(self, count: int, device: torch.device) -> Codes:
         """Latents whose noise is the same for all of ``count`` images, and at each call."""

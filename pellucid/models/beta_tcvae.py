@@ -41,6 +41,7 @@ class BetaTCVAE(VAE):
         lr: Learning rate of Adam.
         traversal_range: Traversals show each latent from minus to plus this.
         traversal_steps: At so many values.
+        judge: See :class:`VAE`.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -63,6 +64,7 @@ class BetaTCVAE(VAE):
         lr: float = 1e-4,
         traversal_range: float = 3.0,
         traversal_steps: int = 11,
+        judge: str = "none",
     ) -> None:
         for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
             if not value >= 0:
@@ -82,6 +84,7 @@ class BetaTCVAE(VAE):
             lr,
             traversal_range,
             traversal_steps,
+            judge,
         )
         self.save_hyperparameters()
         self.alpha, self.beta, self.gamma = alpha, beta, gamma

@@ -60,6 +60,7 @@ class BetaVAE(VAE):
         lr: Learning rate of Adam.
         traversal_range: Traversals show each latent from minus to plus this.
         traversal_steps: At so many values.
+        judge: See :class:`VAE`.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -84,6 +85,7 @@ class BetaVAE(VAE):
         lr: float = 1e-4,
         traversal_range: float = 3.0,
         traversal_steps: int = 11,
+        judge: str = "none",
     ) -> None:
         if objective not in get_args(Objective):
             raise ValueError(f"objective must be higgins or capacity, got {objective!r}")
@@ -106,6 +108,7 @@ class BetaVAE(VAE):
             lr,
             traversal_range,
             traversal_steps,
+            judge,
         )
         self.save_hyperparameters()
         self.objective, self.beta, self.gamma = objective, beta, gamma

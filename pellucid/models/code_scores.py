@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pellucid.batch import Batch
+from pellucid.metrics.code_error import CodeError
 from pellucid.metrics.disentanglement.scores import DisentanglementScores
 from pellucid.metrics.disentanglement.suite import (
     SCORES,
@@ -50,6 +51,8 @@ class CodeScores:
         self._metric: DisentanglementScores | None = None
         self._tested: DisentanglementScores | None = None
         self._figures: dict[str, float] = {}
+        self._errors: dict[str, float] = {}
+        self._errors_spread: dict[str, float] = {}
 
     def find_layer(self, model: "InterpretableModel", data: Any) -> None:
         """Look the layer up, and how many codes it gives.
@@ -164,6 +167,8 @@ class CodeScores:
             model: The model.
             stage: The stage.
         """
+        if stage == "test":
+            self._resample_errors(model)
         metric, self._metric = self._metric, None
         if metric is None:
             return
@@ -178,6 +183,14 @@ class CodeScores:
             self._figures = {key: float(value) for key, value in found.items()}
             model.skipped_metrics |= metric.skipped
 
+    def _resample_errors(self, model: "InterpretableModel") -> None:
+        """The errors of categorical codes, and how much they vary, before Lightning resets them."""
+        own = {n: m for n, m in model.metrics_of("test").items() if isinstance(m, CodeError)}
+        self._errors = {name: float(metric.compute()) for name, metric in own.items()}
+        times, seed = self.settings.resamplings, self.settings.seed
+        spread = {name: metric.spread(times, seed) for name, metric in own.items() if times}
+        self._errors_spread = spread
+
     def report(self) -> dict[str, Any] | None:
         """Settings of the last test's scores and their spread; None: there was none."""
         metric = self._tested
@@ -189,8 +202,8 @@ class CodeScores:
             "layer": self.layer,
             "images": len(metric.rows.get("index", ())),
             "codes": metric.num_codes,
-            "values": self._figures,
-            "std": metric.spread,
+            "values": self._figures | self._errors,
+            "std": metric.spread | self._errors_spread,
             "kl_per_latent": None if kl is None else [float(value) for value in kl],
         }
 

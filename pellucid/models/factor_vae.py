@@ -22,7 +22,7 @@ from pellucid.losses.total_correlation import (
     discriminator_loss,
     permute_codes,
 )
-from pellucid.models.adversarial import AdversarialModel, Turn
+from pellucid.models.adversarial import AdversarialModel, Turn, check_clip
 from pellucid.models.base import Stage
 from pellucid.models.layers.encoders import EncoderName
 from pellucid.models.vae import VAE, Bound
@@ -52,6 +52,7 @@ class FactorVAE(VAE, AdversarialModel):
         gradient_clip: See :class:`pellucid.models.adversarial.AdversarialModel`.
         traversal_range: Traversals show each latent from minus to plus this.
         traversal_steps: At so many values.
+        judge: See :class:`VAE`.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -77,11 +78,13 @@ class FactorVAE(VAE, AdversarialModel):
         gradient_clip: float | None = None,
         traversal_range: float = 3.0,
         traversal_steps: int = 11,
+        judge: str = "none",
     ) -> None:
         if not gamma >= 0:
             raise ValueError(f"gamma must be at least 0, got {gamma}")
         if not discriminator_lr > 0:
             raise ValueError(f"discriminator_lr must be greater than 0, got {discriminator_lr}")
+        check_clip(gradient_clip)
         super().__init__(
             image_size,
             channels,
@@ -93,6 +96,7 @@ class FactorVAE(VAE, AdversarialModel):
             lr,
             traversal_range,
             traversal_steps,
+            judge,
         )
         self.save_hyperparameters()
         self.gamma, self.gradient_clip = gamma, gradient_clip

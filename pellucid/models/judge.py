@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.checkpoint import ORIGIN, read_checkpoint
-from pellucid.errors import UserError
+from pellucid.errors import UserError, brief
 from pellucid.models.base import InterpretableModel
 from pellucid.models.trained import find_class
 
@@ -64,6 +64,25 @@ class Judge:
         """Width of the features."""
         return self._last.in_features
 
+    def check(self, channels: int, image_size: int) -> None:
+        """Let it look at blank images, so that one that cannot is found before training.
+
+        Args:
+            channels: Channels of the images that it is to judge.
+            image_size: Their height and width in pixels.
+
+        Raises:
+            UserError: It cannot.
+        """
+        try:
+            self(torch.zeros(2, channels, image_size, image_size))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                _KEY,
+                f"{type(self.classifier).__name__} cannot look at images of {image_size} pixels "
+                f"({brief(str(error))}): give the checkpoint of a classifier of these data",
+            ) from error
+
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Look at images.
@@ -83,7 +102,9 @@ class Judge:
         seen: list[Tensor] = []
         handle = self._last.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
         try:
-            scores = model.explain({"image": pixels}).scores
+            # Half precision would add its rounding to the distance of two sets of features.
+            with torch.autocast(pixels.device.type, enabled=False):
+                scores = model.explain({"image": pixels.float()}).scores
         finally:
             handle.remove()
         return seen[-1].float(), scores.float()

@@ -18,11 +18,12 @@ from pellucid.batch import Batch
 from pellucid.errors import UserError
 from pellucid.losses.kl_divergence import GaussianKL
 from pellucid.losses.reconstruction import Likelihood, ReconstructionLoss
-from pellucid.models.base import InterpretableModel, Stage
+from pellucid.models.base import Stage
 from pellucid.models.explanation import Explanation, Traversals
+from pellucid.models.judged import JudgedGenerator
 from pellucid.models.layers.decoders import make_decoder
 from pellucid.models.layers.encoders import EncoderName, make_encoder
-from pellucid.models.layers.image_range import ImageRange
+from pellucid.models.layers.image_range import ImageRange, follow_the_data
 
 KL_MEMORY = 0.999
 """What the running KL of each latent keeps at a training step: it is of the last 1,000 or so."""
@@ -55,7 +56,7 @@ class Bound(NamedTuple):
     """Their sum over latents; a scalar, the batch's mean."""
 
 
-class VAE(InterpretableModel):
+class VAE(JudgedGenerator):
     """Encoder and decoder that maximise the evidence lower bound (Eq. 10 of the paper).
 
     ``loss``, ``reconstruction``, ``kl`` and ``elbo`` are nats per image and, for one likelihood,
@@ -76,6 +77,8 @@ class VAE(InterpretableModel):
         lr: Learning rate of Adam.
         traversal_range: Traversals show each latent from minus to plus this.
         traversal_steps: At so many values.
+        judge: Checkpoint of a classifier of the data that judges, in tests, what is drawn of codes
+            from the prior, or ``none``.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -98,6 +101,7 @@ class VAE(InterpretableModel):
         lr: float = 1e-4,
         traversal_range: float = 3.0,
         traversal_steps: int = 11,
+        judge: str = "none",
     ) -> None:
         for name, value, least in (
             ("num_latents", num_latents, 1),
@@ -112,6 +116,7 @@ class VAE(InterpretableModel):
         self.save_hyperparameters()
         self.image_size, self.channels, self.num_codes = image_size, channels, num_latents
         self.lr, self.traversal_range, self.traversal_steps = lr, traversal_range, traversal_steps
+        self.judge_path = judge
         self.encoder = make_encoder(encoder, image_size, channels, 2 * num_latents)
         self.decoder = make_decoder(decoder or encoder, image_size, channels, num_latents)
         for network in (self.encoder, self.decoder):
@@ -122,7 +127,7 @@ class VAE(InterpretableModel):
         self.image_range = ImageRange(channels)
         self.register_buffer("running_kl", torch.zeros(num_latents))
         self.register_buffer("running_weight", torch.zeros(()))
-        self.register_load_state_dict_post_hook(_follow_the_data)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(follow_the_data)  # type: ignore[no-untyped-call]
 
     def encode(self, image: Tensor) -> Posterior:
         """The posterior of images (B, C, H, W) in [0, 1]."""
@@ -153,9 +158,27 @@ class VAE(InterpretableModel):
         return {"loss": bound.reconstruction + bound.kl}
 
     def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
-        """See :meth:`InterpretableModel.step`."""
-        bound = self.bound(self.image_range(batch["image"]))
-        return {**self.criterion(bound), **self.figures(bound, stage)}
+        """See :meth:`InterpretableModel.step`.
+
+        Returns:
+            Outside of training also ``reconstruction_error``, the mean squared error of a pixel of
+            what is drawn of the posterior means.
+        """
+        image = self.image_range(batch["image"])
+        bound = self.bound(image)
+        outputs = {**self.criterion(bound), **self.figures(bound, stage)}
+        if stage != "train":
+            drawn = self.decode(bound.posterior.mean)
+            outputs["reconstruction_error"] = (drawn - image).square().mean()
+        if self.judges(stage):
+            outputs |= self.judged(image, self.draw(batch), stage)
+        return outputs
+
+    def draw(self, batch: Batch) -> Tensor:
+        """(B, C, H, W) in [0, 1], of codes from the prior, for as many images as a batch has."""
+        image, source = batch["image"], self.evaluation_source(batch)
+        codes = torch.randn(len(image), len(self.running_kl), generator=source)
+        return self.decode(codes.to(image.device))
 
     def figures(self, bound: Bound, stage: Stage) -> dict[str, Tensor]:
         """What is told of a batch whatever is minimised.
@@ -251,8 +274,10 @@ class VAE(InterpretableModel):
         """Check that model and data are of one size, and take over how the data normalise.
 
         Raises:
-            UserError: The data's images are of another size than the model's.
+            UserError: The data's images are of another size than the model's, or the judge cannot
+                be read or used.
         """
+        self.read_judge(self.channels, self.image_size)
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         if data is None:
@@ -271,10 +296,3 @@ class VAE(InterpretableModel):
         # A fused step unscales half-precision gradients itself, too late for clipping them.
         fused = getattr(self.trainer.precision_plugin, "scaler", None) is None
         return Adam(self.parameters(), self.lr, fused=fused)
-
-
-def _follow_the_data(model: VAE, _: Any) -> None:
-    """The data at hand say how images are normalised, whatever the weights were trained on."""
-    data = getattr(model._trainer, "datamodule", None)
-    if data is not None:
-        model.image_range.use(data.mean, data.std)

@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 import torch
@@ -75,6 +76,25 @@ def test_wrong_input(logits, label, message):
         CodeErrorHungarian(3, 3).update(logits, label)
 
 
+def test_the_spread_is_that_of_images_drawn_anew():
+    # One in ten of 400 images are wrong, and no draw changes which code is which label's.
+    label = torch.arange(400) % 2
+    code = torch.where(torch.arange(400) % 10 < 1, 1 - label, label)
+    wrong = float((code != label).float().mean())
+    for metric in (CodeErrorHungarian(2, 2), CodeErrorMajority(2, 2)):
+        metric.update(torch.nn.functional.one_hot(code, 2).float(), label)
+        expected = (wrong * (1 - wrong) / 400) ** 0.5
+        assert metric.spread(3000, seed=1) == pytest.approx(expected, rel=0.06)
+        assert metric.spread(5) == metric.spread(5) != metric.spread(5, seed=1)
+        assert float(metric.compute()) == pytest.approx(wrong)
+    perfect = CodeErrorHungarian(2, 2)
+    assert math.isnan(perfect.spread(5))
+    perfect.update(torch.nn.functional.one_hot(label, 2).float(), label)
+    assert perfect.spread(5) == 0
+    with pytest.raises(ValueError, match="resamplings must be at least 2, got 1"):
+        perfect.spread(1)
+
+
 def test_wrong_options():
     with pytest.raises(ValueError, match=r"num_codes must be at least 2, got 1"):
         CodeErrorMajority(1, 3)
@@ -84,7 +104,7 @@ def half(logits, label):
     metric = CodeErrorHungarian(3, 3)
     rows = slice(torch.distributed.get_rank(), None, 2)
     metric.update(logits[rows], label[rows])
-    return float(metric.compute())
+    return float(metric.compute()), metric.spread(5)
 
 
 @pytest.mark.ddp
@@ -93,4 +113,5 @@ def test_two_processes_count_together(run_on_two):
     logits, label = torch.randn(41, 3, generator=source), torch.arange(41) % 3
     metric = CodeErrorHungarian(3, 3)
     metric.update(logits, label)
-    assert run_on_two(half, logits, label) == [pytest.approx(float(metric.compute()))] * 2
+    expected = float(metric.compute()), metric.spread(5)
+    assert run_on_two(half, logits, label) == [pytest.approx(expected)] * 2

@@ -2,19 +2,22 @@
 
 import json
 import math
+import signal
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from torch.nn import functional as F
 
 from pellucid.errors import UserError
 from pellucid.models.ac_gan import ACGAN
+from pellucid.models.adversarial import AdversarialModel
 from pellucid.models.gan import GAN
 from pellucid.models.info_gan import InfoGAN
 from pellucid.models.judge import Judge
-from tests.helpers import TinyModel, call, only_run, write_config
+from tests.helpers import TinyData, TinyModel, call, only_run, write_config
 
 SMALL = {"network": "infogan_svhn", "num_noise": 4}
 MODELS = {
@@ -308,6 +311,11 @@ def test_a_whole_run_is_judged(name, judge, tmp_path):
     if name == "ACGAN":
         assert 0 <= figures["test/judged_accuracy"] <= 1
         assert 0 <= figures["test/accuracy"] <= 1
+        # The class is a code as well: wrong in as many images, or fewer under other names.
+        hungarian, majority = (
+            figures[f"test/code_error_{kind}"] for kind in ("hungarian", "majority")
+        )
+        assert 0 <= majority <= hungarian <= 1 - figures["test/accuracy"] + 1e-6
     if name == "InfoGAN":
         assert figures["test/code_error_majority"] <= figures["test/code_error_hungarian"]
         assert 0 <= figures["test/code_error_hungarian_2"] <= 1
@@ -331,6 +339,11 @@ def test_without_a_judge_the_reason_is_told(tmp_path, capsys):
         assert "give the checkpoint of one as model.judge" in str(results["skipped"][key])
         assert f"test/{key}" not in results["metrics"]
     assert (run / "report.html").is_file()
+    scores = results["scores"]
+    for kind in ("hungarian", "majority"):
+        key = f"code_error_{kind}"
+        assert scores["values"][key] == pytest.approx(results["metrics"][f"test/{key}"])
+        assert 0 <= scores["std"][key] < 0.5
 
 
 @pytest.mark.parametrize("problem", ["missing", "a generator", "a stranger"])
@@ -360,3 +373,107 @@ def test_the_judge_sees_images_as_it_was_trained(judge):
     torch.testing.assert_close(features, expected)
     torch.testing.assert_close(scores, classifier.head(expected))
     assert not any(p.requires_grad for p in classifier.parameters())
+
+
+def test_the_judge_does_without_half_precision(judge):
+    found, image = Judge.read(str(judge)), torch.rand(5, 3, 32, 32)
+    features, scores = found(image)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again = found(image.bfloat16().float())
+        torch.testing.assert_close(found(image), (features, scores), rtol=0, atol=0)
+    assert again[0].dtype == torch.float32
+
+
+def fit_on_squares(model):
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_train_batches=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(model, TinyData(image_size=32))
+    return trainer
+
+
+def test_a_judge_of_other_data_is_refused_before_training(judge):
+    model = ACGAN(4, **SMALL, channels=3, judge=str(judge))
+    with pytest.raises(UserError, match=r"model\.judge: has 3 classes, the data have 4"):
+        fit_on_squares(model)
+    found = Judge.read(str(judge))
+    found.check(1, 32)
+    found.classifier.features = torch.nn.Conv2d(3, 4, 40)
+    with pytest.raises(UserError, match=r"model\.judge: TinyModel cannot look at .* of 32 pixels"):
+        found.check(3, 32)
+
+
+def test_batches_without_an_index_have_latents_of_their_own():
+    model, batch = make("GAN"), {"image": batch_of()["image"]}
+    first, again = model.evaluation_codes(batch), model.evaluation_codes(batch)
+    other = model.evaluation_codes({"image": batch["image"].flip(0)})
+    assert torch.equal(first.noise, again.noise)
+    assert not torch.equal(first.noise, other.noise)
+
+
+def test_the_data_at_hand_say_how_they_are_normalised(tmp_path):
+    """Whatever data the weights of a checkpoint were trained on."""
+    model = make("GAN", channels=3)
+    trainer = fit_on_squares(model)
+    path = tmp_path / "model.ckpt"
+    trainer.save_checkpoint(path)
+    other = TinyData(image_size=32)
+    other.mean, other.std = (0.5,) * 3, (0.25,) * 3
+    trainer.test(model, other, ckpt_path=str(path), verbose=False, weights_only=True)
+    assert model.image_range.mean.tolist() == [0.5] * 3
+    assert model.image_range.std.tolist() == [0.25] * 3
+
+
+FACTOR = """\
+model:
+  class_path: pellucid.models.factor_vae.FactorVAE
+  init_args: {encoder: mlp, discriminator_width: 8, discriminator_layers: 2, gradient_clip: 1.0}
+"""
+
+
+@pytest.mark.parametrize("name", ["InfoGAN", "FactorVAE"])
+def test_a_resumed_run_has_the_weights_of_an_unbroken_one(name, tmp_path):
+    """With batch normalisation, a running mean of weights, two optimisers and random draws."""
+    class_path, _ = CLASSES["InfoGAN"]
+    more = ", categorical: [3, 2], ema_decay: 0.9, pairs_weight: 1.0, decay: linear"
+    content = yaml.safe_load(CONFIG.format(class_path=class_path, more=more))
+    content["trainer"] |= {"max_epochs": 2}
+    if name == "FactorVAE":
+        content |= yaml.safe_load(FACTOR)
+        content["data"]["init_args"]["image_size"] = 8
+    config = write_config(tmp_path, yaml.safe_dump(content))
+    ends = []
+    for stops in (False, True):
+        root = tmp_path / f"runs-{stops}"
+        words = ["fit", "--config", config, "--run_root", root]
+        with pytest.MonkeyPatch.context() as patch:
+            if stops:
+                patch.setattr(
+                    AdversarialModel, "on_train_epoch_start", interrupt_second, raising=False
+                )
+            assert call(*words) == (130 if stops else 0)
+        run = only_run(root)
+        last = run / "checkpoints/last.ckpt"
+        if stops:
+            assert torch.load(last, weights_only=True)["epoch"] == 0
+            assert call("fit", "--config", run / "config.yaml", "--ckpt_path", last) == 0
+        ends.append(torch.load(last, weights_only=True))
+    whole, resumed = ends
+    assert whole["epoch"] == resumed["epoch"] == 1
+    for key, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][key]), key
+    for one, other in zip(whole["optimizer_states"], resumed["optimizer_states"], strict=True):
+        for number, state in one["state"].items():
+            assert all(torch.equal(v, other["state"][number][k]) for k, v in state.items())
+
+
+def interrupt_second(model):
+    if model.current_epoch == 1:
+        signal.raise_signal(signal.SIGINT)

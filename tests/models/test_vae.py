@@ -12,14 +12,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pellucid.batch import Batch
 from pellucid.callbacks import FiniteLoss
+from pellucid.checkpoint import ORIGIN
 from pellucid.cli.options import PellucidCLI
 from pellucid.errors import UserError
 from pellucid.losses.total_correlation import kl_decomposition
+from pellucid.metrics.classifier_fid import ClassifierFID
 from pellucid.models.beta_tcvae import BetaTCVAE
 from pellucid.models.beta_vae import BetaVAE, capacity_at
 from pellucid.models.factor_vae import FactorVAE
+from pellucid.models.judge import Judge
 from pellucid.models.vae import KL_MEMORY, VAE
-from tests.helpers import TinyData
+from tests.helpers import TinyData, TinyModel
 
 SMALL: dict[str, Any] = {"image_size": 8, "channels": 3, "num_latents": 4, "encoder": "mlp"}
 FACTOR: dict[str, Any] = {"discriminator_width": 8, "discriminator_layers": 2}
@@ -235,6 +238,46 @@ def test_predictions_are_codes_without_pictures():
     assert explanation.reconstruction is None
 
 
+def test_pictures_from_the_prior_are_judged_in_tests(tmp_path):
+    """By the distance of features; a model that draws the data's own images would have none."""
+    path, data = tmp_path / "judge.ckpt", TinyData()
+    teacher = trainer()
+    teacher.fit(TinyModel(3), data)
+    teacher.save_checkpoint(path)
+    # As the command line's callback does.
+    content = torch.load(path, weights_only=True)
+    content[ORIGIN] = {"model": "tests.helpers.TinyModel"}
+    torch.save(content, path)
+    for name in ("beta", "factor"):
+        model = make(name, judge=str(path))
+        loop = trainer(limit_train_batches=1)
+        loop.fit(model, data)
+        assert "val/classifier_fid" not in loop.callback_metrics
+        found = loop.test(model, data, verbose=False)[0]
+        batches = list(data.test_dataloader())
+        pixels = [model.image_range(batch["image"]) for batch in batches]
+        prior = [
+            torch.randn(8, 4, generator=torch.Generator().manual_seed(first))
+            for first in (0, 8, 16)
+        ]
+        judge, fid = Judge.read(str(path)), ClassifierFID(4)
+        with torch.no_grad():
+            drawn = [model.eval().decode(codes) for codes in prior]
+            fid.update(judge(torch.cat(pixels))[0], judge(torch.cat(drawn))[0])
+            means = [model.encode(image).mean for image in pixels]
+            errors = [
+                (model.decode(m) - x).square().mean() for m, x in zip(means, pixels, strict=True)
+            ]
+        assert found["test/classifier_fid"] == pytest.approx(float(fid.compute()), rel=1e-3)
+        assert found["test/reconstruction_error"] == pytest.approx(float(sum(errors)) / 3, rel=1e-4)
+        loop.save_checkpoint(tmp_path / "model.ckpt")
+        saved = torch.load(tmp_path / "model.ckpt", weights_only=True)
+        assert saved["hyper_parameters"]["judge"] == "none"
+    alone = make("vae")
+    assert not alone.make_metrics(data, "test")
+    assert "give the checkpoint of one as model.judge" in alone.skipped_metrics["classifier_fid"]
+
+
 class Normalised(TinyData):
     """Pixels of 0 and 1, normalised."""
 
@@ -365,6 +408,7 @@ def test_the_discriminator_sees_the_codes_of_one_half_and_permuted_ones_of_the_o
         ("tcvae", {"estimator": "exact"}, "estimator must be minibatch_weighted or"),
         ("factor", {"gamma": -1.0}, "gamma must be at least 0, got -1"),
         ("factor", {"discriminator_lr": 0.0}, "discriminator_lr must be greater than 0, got 0"),
+        ("factor", {"gradient_clip": 0.0}, "gradient_clip must be above 0, got 0"),
     ],
 )
 def test_wrong_arguments_are_named(name, options, message):

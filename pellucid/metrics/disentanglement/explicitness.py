@@ -43,7 +43,8 @@ def explicitness(
         From 0 to 1, higher is better; 0.5 for codes that know nothing.
 
     Raises:
-        ValueError: If an option is out of range, or there are fewer than 30 rows.
+        ValueError: If an option is out of range, there are fewer than 30 rows, or each factor has
+            one value in the rows of a part.
     """
     check_counts(num_train=num_train, num_test=num_test)
     need_rows(len(table), LEAST_ROWS)
@@ -61,9 +62,13 @@ def explicitness(
             shares = shares[:, 1:]
         else:
             classes = classifier.classes_
-        areas.append(np.nanmean(_areas(shares, labels[test][:, None] == classes)))
+        found = _areas(shares, labels[test][:, None] == classes)
+        if not np.isnan(found).all():
+            areas.append(np.nanmean(found))
     if not areas:
-        raise ValueError("factors have one value each in the training rows: give more rows")
+        raise ValueError(
+            "factors have one value each in the training rows or in the test rows: give more rows"
+        )
     return float(np.mean(areas))
 
 

@@ -42,7 +42,8 @@ def mig(
         From 0 to 1, higher is better.
 
     Raises:
-        ValueError: If an option is out of range, or there are fewer rows than bins.
+        ValueError: If an option is out of range, there are fewer rows than bins, or a factor has
+            one value in all that are looked at.
     """
     check_counts(num_train=num_train, num_bins=num_bins)
     need_rows(len(table), num_bins)
@@ -50,4 +51,8 @@ def mig(
     values = table.values[rows]
     information = mutual_information(discretise(table.codes[rows], num_bins), values)
     ranked = np.sort(np.pad(information, ((1, 0), (0, 0))), axis=0)
-    return float(((ranked[-1] - ranked[-2]) / entropy(values)).mean())
+    of_factors = entropy(values)
+    if not of_factors.all():
+        name = table.factor_names[int(of_factors.argmin())]
+        raise ValueError(f"factor {name} has one value in the rows that mig looks at: give more")
+    return float(((ranked[-1] - ranked[-2]) / of_factors).mean())

@@ -1,6 +1,7 @@
 """Between images as a data module normalises them and values in [0, 1], which generators draw."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -48,3 +49,16 @@ class ImageRange(nn.Module):
         """Normalised images of values in [0, 1] (B, C, H, W): the inverse of :meth:`forward`."""
         mean, std = (rearrange(values, "c -> c 1 1") for values in (self.mean, self.std))
         return (pixels - mean) / std
+
+
+def follow_the_data(model: Any, _: Any) -> None:
+    """Hook for after weights are loaded: the data at hand say how their images are normalised.
+
+    A checkpoint is read after ``setup``, and what it says is of the data that it was trained on.
+
+    Args:
+        model: Has an ``image_range``.
+    """
+    data = getattr(model._trainer, "datamodule", None)
+    if data is not None:
+        model.image_range.use(data.mean, data.std)

@@ -115,6 +115,20 @@ def test_too_few_rows(score, rows):
         score(table, num_train=0)
 
 
+def test_a_factor_that_stands_still_in_the_rows_at_hand_is_named():
+    """Not a figure that is none, as of a division by an entropy of 0."""
+    codes = np.random.default_rng(0).normal(size=(100, 3))
+    rare = np.zeros((100, 1))
+    rare[np.random.default_rng(0).permutation(100)[50]] = 1
+    with pytest.raises(ValueError, match="factor rare has one value in the rows that mig looks at"):
+        mig(CodeTable(codes, rare, factor_names=("rare",)), num_train=40)
+    seen = np.zeros((100, 1))
+    train, _ = CodeTable(codes, rare).split(60, 40, np.random.default_rng(0))
+    seen[train[:3]] = 1
+    with pytest.raises(ValueError, match="one value each in the training rows or in the test rows"):
+        explicitness(CodeTable(codes, seen), num_train=60, num_test=40)
+
+
 def test_other_wrong_options():
     table = make("noisy")
     with pytest.raises(ValueError, match="booster must be histogram or exact, got 'quick'"):
