@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -206,7 +207,7 @@ class _Table:
         if _masked(name, operands):
             value, mask = operands if depends(operands[0]) else operands[::-1]
             self.check(func, value)
-            if torch.broadcast_shapes(value.shape, mask.shape) != value.shape:
+            if np.broadcast_shapes(value.shape, mask.shape) != tuple(value.shape):
                 raise self.refusal(func, " with a mask that is larger than what it masks")
             return rescale_masked(value, mask)
         divides = name.startswith("div") and depends(operands[1])

@@ -110,7 +110,7 @@ class KernelShap(AttributionMethod):
         kept = torch.cat((kept, torch.tensor([[False], [True]]).expand(2, parts)))
         found = [
             target_scores(network, keep(image, hidden, labels, some), target, self.batch_size)
-            for some in kept.to(image.device).split(self.batch_size)
+            for some in torch.split(kept.to(image.device), self.batch_size)
         ]
         scores = torch.cat(found)
         nothing, everything = scores[-2], scores[-1]

@@ -104,7 +104,7 @@ def target_scores(
     network: Callable[[Tensor], Tensor], images: Tensor, target: int, batch_size: int
 ) -> Tensor:
     """(N,) float64, on the CPU: scores of one class, ``batch_size`` images at a time."""
-    parts = [network(part)[:, target].cpu().double() for part in images.split(batch_size)]
+    parts = [network(part)[:, target].cpu().double() for part in torch.split(images, batch_size)]
     return torch.cat(parts)
 
 
@@ -133,7 +133,8 @@ def _slic(image: Tensor, count: int) -> Tensor:
         channel_axis=-1,
         convert2lab=len(pixels) == 3,
     )
-    return torch.unique(torch.from_numpy(found).long(), return_inverse=True)[1]
+    numbers: Tensor = torch.unique(torch.from_numpy(found).long(), return_inverse=True)[1]
+    return numbers
 
 
 def _import_slic() -> Callable[..., Any]:

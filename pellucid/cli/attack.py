@@ -150,7 +150,7 @@ def _attack_all(
     for each in attacks:
         began = time.perf_counter()
         try:
-            parts = [each.attack(network, part) for part in pixels.split(data.batch_size)]
+            parts = [each.attack(network, part) for part in torch.split(pixels, data.batch_size)]
         except ValueError as error:
             raise UserError("attack", f"{each.label}: {error}") from error
         found = _joined(parts)

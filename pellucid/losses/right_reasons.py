@@ -48,7 +48,7 @@ def input_gradients(log_probabilities: Tensor, image: Tensor) -> Tensor:
         )
     # A score's gradient, 1 - K p_k, is below the number K of classes. A power of two changes no
     # digit.
-    scale = _GREATEST / 2 ** math.ceil(math.log2(max(log_probabilities.shape[1], 1)))
+    scale: float = _GREATEST / 2 ** math.ceil(math.log2(max(log_probabilities.shape[1], 1)))
     (gradients,) = torch.autograd.grad(scale * log_probabilities.sum(), image, create_graph=True)
     return gradients / scale
 

@@ -195,7 +195,9 @@ def _faithfulness(attended: Attended, name: str) -> Tensor:
     """(B,) how far predictions move when the attention is changed in the way of that name."""
     # Repeats pass together: no more features at once than images of deletion.
     rows = max(1, BATCH_SIZE // REPEATS)
-    parts = zip(attended.features.split(rows), attended.attention.split(rows), strict=True)
+    parts = zip(
+        torch.split(attended.features, rows), torch.split(attended.attention, rows), strict=True
+    )
     change = FAITHFULNESS[name]
     return torch.cat(
         [attention_faithfulness(attended.scores, *part, change).distance for part in parts]

@@ -126,7 +126,8 @@ class OnePixel(Attack):
     ) -> tuple[Tensor, Tensor]:
         """(N,) probability of the predicted class, and (N,) whether another one is predicted."""
         found = [
-            network(painted(image, some)).float() for some in candidates.split(self.batch_size)
+            network(painted(image, some)).float()
+            for some in torch.split(candidates, self.batch_size)
         ]
         scores = torch.cat(found)
         return scores.softmax(1)[:, predicted], scores.argmax(1) != predicted
