@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from pellucid.attribution.method import AttributionMethod, Finding
 
-_ELSEWHERE = 2**40
+_ELSEWHERE = 2**31
 Network = TypeVar("Network", bound=nn.Module)
 
 
