@@ -153,7 +153,8 @@ def _explain(trainer: pl.Trainer, model: InterpretableModel, images: Tensor) -> 
     modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad(), trainer.precision_plugin.val_step_context():
-            return model.eval().explain({"image": images.to(model.device)}).to("cpu")
+            given = trainer.precision_plugin.convert_input(images.to(model.device))
+            return model.eval().explain({"image": given}).to("cpu")
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -357,7 +357,7 @@ def test_a_segmentation_named_like_a_part_is_its_mask(root, tmp_path):
     segments = [("right_eye", SQUARE), ("fox", SQUARE), ("fox", [[50, 0, 60, 0, 60, 80, 50, 80]])]
     masks = segmentation_file(root, tmp_path / "s.json", segments)
     data = ImageFolderParts(str(root), keypoints, masks, image_size=120)
-    assert data.provides == ImageFolderParts.provides
+    assert data.provides == ImageFolderParts.provides - {"attention"}
     item = data.dataset("train")[0]
     assert item["part_masks"].sum((1, 2)).tolist() == [0, 1200]
     assert item["mask"].sum() == 1200 + 800
