@@ -155,7 +155,8 @@ def test_an_offline_run_of_weights_and_biases(tmp_path: Path, offline: None) -> 
 
     table = json.loads((files / history["tables/explanations"]["path"]).read_text())
     assert table["columns"][:4] == ["method", "kind", "relevance_mass", "relevance_mass low"]
-    assert table["data"][0][:5] == ["Own explanation", "own", 0.72, 0.67, 0.77]
+    assert table["data"][0][:2] == ["Own explanation", "own"]
+    assert table["data"][0][2:5] == pytest.approx([0.72, 0.67, 0.77])
     assert table["data"][3][2] is None
 
     shown = history["explanations/17"]

@@ -2,12 +2,6 @@
 
 Ross, Hughes and Doshi-Velez, "Right for the Right Reasons: Training Differentiable Models by
 Constraining their Explanations", IJCAI 2017 (arXiv 1703.03717).
-
-Beyond the paper, ``cell`` takes gradients by squares of pixels in place of single ones. A squared
-gradient by pixel is smallest where a cue is spread over the whole image: a network that tells
-classes by the colour of the background pays a fortieth of what one pays that looks at the object,
-whose edges it cannot see without the pixels around them. By squares the signs of the former agree
-and add up, those of the latter cancel (figures in ``benchmarks/RESULTS.md``).
 """
 
 import math
@@ -53,31 +47,25 @@ def input_gradients(log_probabilities: Tensor, image: Tensor) -> Tensor:
     return gradients / scale
 
 
-def right_reasons_loss(
-    log_probabilities: Tensor, image: Tensor, irrelevant: Tensor, cell: int = 1
-) -> Tensor:
+def right_reasons_loss(log_probabilities: Tensor, image: Tensor, irrelevant: Tensor) -> Tensor:
     """Squared input gradients where they should be zero, per image.
 
     ``sum_d (A_d d/dx_d sum_k log p_k)^2`` with ``d`` over channels and pixels, neither divided by
     their number nor by that of the annotated ones: the paper sums over all of them and over the
     images, for cross-entropy and explanation alike, and leaves the balance of the two to the weight
-    ("similar orders of magnitude"). With ``cell`` above 1, ``d`` runs over channels and squares of
-    pixels: the derivative is that by a value added to all irrelevant pixels of a square at once.
+    ("similar orders of magnitude").
 
     Args:
         log_probabilities: (B, K) nats, computed from ``image``.
         image: (B, C, H, W), of which gradients are known.
         irrelevant: (B, H, W) bool, or float in [0, 1], ``A``; zero in images without annotation.
-        cell: Side of the squares in pixels, at least 1 (the paper's); those at the right and lower
-            edge may be cut off.
 
     Returns:
         (B,) squared nats per squared unit of a pixel. Source: Ross et al. 2017, Eq. 1, second term.
 
     Raises:
-        ValueError: A shape is wrong, ``cell`` is below 1, or there is no gradient of the image.
+        ValueError: A shape is wrong, or there is no gradient of the image.
     """
-    _check_cell(cell)
     wanted = (len(image), *image.shape[2:])
     if tuple(irrelevant.shape) != wanted:
         raise ValueError(
@@ -86,15 +74,7 @@ def right_reasons_loss(
         )
     gradients = input_gradients(log_probabilities, image).float()
     weighted = gradients * rearrange(irrelevant.to(gradients), "b h w -> b 1 h w")
-    if cell > 1:
-        # A divisor of one makes the average a sum, over what there is of a square.
-        weighted = nn.functional.avg_pool2d(weighted, cell, ceil_mode=True, divisor_override=1)
     return reduce(weighted.square(), "b c h w -> b", "sum")
-
-
-def _check_cell(cell: int) -> None:
-    if cell < 1:
-        raise ValueError(f"cell must be at least 1 pixel, the paper's single pixels, got {cell}")
 
 
 class RightReasonsLoss(nn.Module):
@@ -105,16 +85,11 @@ class RightReasonsLoss(nn.Module):
 
     Args:
         gather: Whether the mean is over the images of all devices, with exact gradients.
-        cell: Side in pixels of the squares by which gradients are taken; 1: single pixels.
-
-    Raises:
-        ValueError: ``cell`` is below 1.
     """
 
-    def __init__(self, gather: bool = True, cell: int = 1) -> None:
+    def __init__(self, gather: bool = True) -> None:
         super().__init__()
-        _check_cell(cell)
-        self.gather, self.cell = gather, cell
+        self.gather = gather
 
     def forward(self, log_probabilities: Tensor, image: Tensor, irrelevant: Tensor) -> Tensor:
         """Mean over the images.
@@ -129,5 +104,5 @@ class RightReasonsLoss(nn.Module):
         """
         # Squares of half-precision gradients would vanish or overflow.
         with torch.autocast(image.device.type, enabled=False):
-            each = right_reasons_loss(log_probabilities, image, irrelevant, self.cell)
+            each = right_reasons_loss(log_probabilities, image, irrelevant)
             return (gather_with_gradient(each) if self.gather else each).mean()

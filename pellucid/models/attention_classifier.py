@@ -34,7 +34,7 @@ from pellucid.models.layers.attention_pooling import Attention, AttentionPooling
 from pellucid.models.layers.hard_attention import Estimator, score_function_loss
 from pellucid.models.layers.soft_attention import Score, attend, attention_entropy, over_grid
 from pellucid.models.map_metrics import Attended
-from pellucid.models.supervised import Relevant
+from pellucid.models.supervised import Relevant, RightReasonsBy
 
 
 class Seen(NamedTuple):
@@ -70,8 +70,9 @@ class AttentionClassifier(Classifier):
         policy_weight: Weight of the score-function loss and of its baseline's.
         right_reasons_weight: Weight of :class:`pellucid.losses.right_reasons.RightReasonsLoss` in
             training; 0: none.
-        right_reasons_cell: Side in pixels of the squares by which its gradients are taken; 1: by
-            single pixels, as in the paper.
+        right_reasons_by: ``gradient``: by squared input gradients, as in the paper; ``exchange``:
+            by the cross-entropy of images that have exchanged what is irrelevant (module
+            :mod:`pellucid.losses.background_exchange`).
         attention_weight: Weight of the attention's distance from the annotation, as
             :class:`pellucid.losses.attention_supervision.AttentionSupervisionLoss` has it; of
             ``cam``, of the soft-max of the label's class map over positions; 0: none.
@@ -110,7 +111,7 @@ class AttentionClassifier(Classifier):
         estimator: Estimator = "reinforce",
         policy_weight: float = 1.0,
         right_reasons_weight: float = 0.0,
-        right_reasons_cell: int = 1,
+        right_reasons_by: RightReasonsBy = "gradient",
         attention_weight: float = 0.0,
         relevant: Relevant = "object",
         attention_divergence: Divergence = "kl",
@@ -131,7 +132,7 @@ class AttentionClassifier(Classifier):
             weights,
             stride,
             right_reasons_weight=right_reasons_weight,
-            right_reasons_cell=right_reasons_cell,
+            right_reasons_by=right_reasons_by,
             attention_weight=attention_weight,
             relevant=relevant,
             attention_divergence=attention_divergence,

@@ -14,7 +14,7 @@ from pellucid.losses.attention_supervision import Divergence
 from pellucid.models.backbones import Backbone
 from pellucid.models.base import Stage
 from pellucid.models.fine_tuning import FineTunedModel, Schedule, check_at_least
-from pellucid.models.supervised import Relevant, SupervisedModel, check_supervision
+from pellucid.models.supervised import Relevant, RightReasonsBy, SupervisedModel, check_supervision
 
 Head = Literal["sigmoid", "softmax", "logistic"]
 
@@ -38,8 +38,9 @@ class Classifier(FineTunedModel, SupervisedModel):
         right_reasons_weight: Weight of the squared input gradients where the annotation says
             "irrelevant", in training; 0: none. Features of frozen stages are then not cached in
             training, as gradients go through them.
-        right_reasons_cell: Side in pixels of the squares by which those gradients are taken; 1: by
-            single pixels, as in the paper. Large squares find what is spread over the background.
+        right_reasons_by: ``gradient``: by squared input gradients, as in the paper; ``exchange``:
+            by the cross-entropy of images that have exchanged what is irrelevant (module
+            :mod:`pellucid.losses.background_exchange`).
         attention_weight: Weight of the distance of attention from the annotation; 0: none.
         relevant: What is annotated: ``object`` (``mask``), ``parts`` (all of ``part_masks``), or
             ``attention`` (human attention maps). Images whose annotation is empty are left out.
@@ -70,7 +71,7 @@ class Classifier(FineTunedModel, SupervisedModel):
         *,
         head: Head = "softmax",
         right_reasons_weight: float = 0.0,
-        right_reasons_cell: int = 1,
+        right_reasons_by: RightReasonsBy = "gradient",
         attention_weight: float = 0.0,
         relevant: Relevant = "object",
         attention_divergence: Divergence = "kl",
@@ -111,7 +112,7 @@ class Classifier(FineTunedModel, SupervisedModel):
             attention_weight,
             relevant,
             attention_divergence,
-            right_reasons_cell,
+            right_reasons_by,
         )
 
     def on_fit_start(self) -> None:

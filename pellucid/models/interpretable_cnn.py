@@ -45,7 +45,7 @@ from pellucid.models.classifier import Classifier, Head
 from pellucid.models.explanation import Explanation
 from pellucid.models.fine_tuning import Schedule, check_at_least
 from pellucid.models.layers.part_template import PartTemplate
-from pellucid.models.supervised import Relevant
+from pellucid.models.supervised import Relevant, RightReasonsBy
 
 
 class InterpretableCNN(Classifier):
@@ -98,8 +98,9 @@ class InterpretableCNN(Classifier):
         node: Layer or block of the network that the backbone ends with, in place of ``stride``.
         right_reasons_weight: Weight of :class:`pellucid.losses.right_reasons.RightReasonsLoss` in
             training; 0: none.
-        right_reasons_cell: Side in pixels of the squares by which its gradients are taken; 1: by
-            single pixels, as in the paper.
+        right_reasons_by: ``gradient``: by squared input gradients, as in the paper; ``exchange``:
+            by the cross-entropy of images that have exchanged what is irrelevant (module
+            :mod:`pellucid.losses.background_exchange`).
         attention_weight: Weight of the distance of the filters' summed activation from the
             annotation, as :class:`pellucid.losses.attention_supervision.AttentionSupervisionLoss`
             has it; 0: none.
@@ -142,7 +143,7 @@ class InterpretableCNN(Classifier):
         node: str | None = None,
         balanced_categories: bool = False,
         right_reasons_weight: float = 0.0,
-        right_reasons_cell: int = 1,
+        right_reasons_by: RightReasonsBy = "gradient",
         attention_weight: float = 0.0,
         relevant: Relevant = "object",
         attention_divergence: Divergence = "kl",
@@ -171,7 +172,7 @@ class InterpretableCNN(Classifier):
             stride,
             head=head,
             right_reasons_weight=right_reasons_weight,
-            right_reasons_cell=right_reasons_cell,
+            right_reasons_by=right_reasons_by,
             attention_weight=attention_weight,
             relevant=relevant,
             attention_divergence=attention_divergence,

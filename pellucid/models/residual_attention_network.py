@@ -39,7 +39,7 @@ from pellucid.models.layers.residual_attention import (
     initialise,
     residual_units,
 )
-from pellucid.models.supervised import Relevant, SupervisedModel, check_supervision
+from pellucid.models.supervised import Relevant, RightReasonsBy, SupervisedModel, check_supervision
 
 Stem = Literal["large", "small"]
 
@@ -73,7 +73,9 @@ class ResidualAttentionNetwork(SupervisedModel):
         attention_learning: ``residual``: ``(1 + M) * F``; ``naive``: ``M * F``.
         right_reasons_weight: Weight of the squared input gradients off the annotation, as for the
             next four see :class:`pellucid.models.classifier.Classifier`.
-        right_reasons_cell: Side in pixels of the squares by which gradients are taken.
+        right_reasons_by: ``gradient``: by squared input gradients, as in the paper; ``exchange``:
+            by the cross-entropy of images that have exchanged what is irrelevant (module
+            :mod:`pellucid.losses.background_exchange`).
         attention_weight: Weight of the distance of the mean of the modules' masks from the
             annotation; 0 with ``mask_activation="channel"``.
         relevant: What is annotated: ``object``, ``parts`` or ``attention``.
@@ -107,7 +109,7 @@ class ResidualAttentionNetwork(SupervisedModel):
         mask_activation: MaskActivation = "mixed",
         attention_learning: AttentionLearning = "residual",
         right_reasons_weight: float = 0.0,
-        right_reasons_cell: int = 1,
+        right_reasons_by: RightReasonsBy = "gradient",
         attention_weight: float = 0.0,
         relevant: Relevant = "object",
         attention_divergence: Divergence = "kl",
@@ -139,7 +141,7 @@ class ResidualAttentionNetwork(SupervisedModel):
             attention_weight,
             relevant,
             attention_divergence,
-            right_reasons_cell,
+            right_reasons_by,
         )
         self.num_classes, self.num_units = num_classes, sum(modules)
         self.mask_activation, self.lr, self.momentum = mask_activation, lr, momentum

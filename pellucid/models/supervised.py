@@ -1,18 +1,20 @@
 """Supervision of where a classifier looks: two losses that hold it against an annotation."""
 
 from collections.abc import Callable, Mapping
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pellucid.batch import Batch
 from pellucid.losses.attention_supervision import AttentionSupervisionLoss, Divergence
+from pellucid.losses.background_exchange import exchange_background
 from pellucid.losses.right_reasons import RightReasonsLoss
 from pellucid.models.base import InterpretableModel, Stage
 from pellucid.models.fine_tuning import check_at_least
 
 Relevant = Literal["object", "parts", "attention"]
+RightReasonsBy = Literal["gradient", "exchange"]
 
 _FIELD: Mapping[str, str] = {"object": "mask", "parts": "part_masks", "attention": "attention"}
 
@@ -41,12 +43,17 @@ class SupervisedModel(InterpretableModel):
         attention_weight: float,
         relevant: Relevant,
         attention_divergence: Divergence,
-        right_reasons_cell: int,
+        right_reasons_by: RightReasonsBy,
     ) -> None:
         """Keep the options, and need the annotation if a loss has a weight."""
+        if right_reasons_by not in get_args(RightReasonsBy):
+            raise ValueError(
+                f"right_reasons_by must be gradient or exchange, got {right_reasons_by!r}"
+            )
+        self.right_reasons_by = right_reasons_by
         self.relevant = relevant
         self.right_reasons_weight, self.attention_weight = right_reasons_weight, attention_weight
-        self.right_reasons_loss = RightReasonsLoss(cell=right_reasons_cell)
+        self.right_reasons_loss = RightReasonsLoss()
         self.attention_supervision_loss = AttentionSupervisionLoss(attention_divergence)
         if right_reasons_weight or attention_weight:
             needs = type(self).requires | {_FIELD[relevant]}
@@ -59,7 +66,7 @@ class SupervisedModel(InterpretableModel):
             batch: The batch.
             stage: The stage.
         """
-        if stage != "train" or not self.right_reasons_weight:
+        if stage != "train" or not self.right_reasons_weight or self.right_reasons_by != "gradient":
             return batch
         # A copy of the dictionary: nobody else's images need gradients.
         return cast(Batch, {**batch, "image": batch["image"].detach().requires_grad_()})
@@ -84,12 +91,23 @@ class SupervisedModel(InterpretableModel):
             losses["attention_loss"] = found
             total = total + self.attention_weight * found
         if self.right_reasons_weight and stage == "train":
-            found = self.right_reasons_loss(
-                self._log_probabilities(scores), batch["image"], self._irrelevant(batch)
-            )
+            found = self._right_reasons(batch, scores)
             losses["right_reasons_loss"] = found
             total = total + self.right_reasons_weight * found
         return total, losses
+
+    def classification_losses(self, scores: Tensor, label: Tensor) -> Tensor:
+        """Cross-entropy (B,) in nats of scores (B, K), logits, and labels (B,)."""
+        return nn.functional.cross_entropy(scores, label, reduction="none")
+
+    def _right_reasons(self, batch: Batch, scores: Tensor) -> Tensor:
+        """How much the prediction hangs on what is irrelevant."""
+        image, irrelevant = batch["image"], self._irrelevant(batch)
+        if self.right_reasons_by == "gradient":
+            logs = self._log_probabilities(scores)
+            return cast(Tensor, self.right_reasons_loss(logs, image, irrelevant))
+        exchanged = self.class_scores(exchange_background(image, irrelevant))
+        return self.classification_losses(exchanged, batch["label"]).mean()
 
     def _relevant(self, batch: Batch) -> Tensor:
         """(B, H, W) what the annotation calls relevant; nothing in images without annotation."""

@@ -29,7 +29,7 @@ from pellucid.models.classifier import Classifier
 from pellucid.models.explanation import Explanation
 from pellucid.models.fine_tuning import Schedule
 from pellucid.models.layers.attention_rollout import attention_rollout
-from pellucid.models.supervised import Relevant
+from pellucid.models.supervised import Relevant, RightReasonsBy
 
 MapKind = Literal["rollout", "class_token"]
 
@@ -58,7 +58,9 @@ class ViTAttention(Classifier):
         width: Components of a token.
         right_reasons_weight: Weight of the squared input gradients off the annotation, as for the
             next four see :class:`pellucid.models.classifier.Classifier`.
-        right_reasons_cell: Side in pixels of the squares by which gradients are taken.
+        right_reasons_by: ``gradient``: by squared input gradients, as in the paper; ``exchange``:
+            by the cross-entropy of images that have exchanged what is irrelevant (module
+            :mod:`pellucid.losses.background_exchange`).
         attention_weight: Weight of the distance of the maps from the annotation.
         relevant: What is annotated: ``object``, ``parts`` or ``attention``.
         attention_divergence: ``kl`` or ``outside``.
@@ -92,7 +94,7 @@ class ViTAttention(Classifier):
         num_heads: int | None = None,
         width: int | None = None,
         right_reasons_weight: float = 0.0,
-        right_reasons_cell: int = 1,
+        right_reasons_by: RightReasonsBy = "gradient",
         attention_weight: float = 0.0,
         relevant: Relevant = "object",
         attention_divergence: Divergence = "kl",
@@ -112,7 +114,7 @@ class ViTAttention(Classifier):
                 backbone, weights, image_size, patch_size, num_layers, num_heads, width
             ),
             right_reasons_weight=right_reasons_weight,
-            right_reasons_cell=right_reasons_cell,
+            right_reasons_by=right_reasons_by,
             attention_weight=attention_weight,
             relevant=relevant,
             attention_divergence=attention_divergence,

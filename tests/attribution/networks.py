@@ -52,7 +52,7 @@ class Careless(Plain):
     def forward(self, image):
         maps = F.max_pool2d(self.shared(self.first(image)), 3, 2, padding=1)
         maps = torch.clamp(self.second(maps), min=0)
-        return self.last(self.shared(self.hidden(torch.flatten(maps, 1))).relu_())
+        return self.last(self.shared(self.hidden(torch.flatten(maps, 1))))
 
 
 class Residual(nn.Module):

@@ -61,7 +61,7 @@ def text(cells: Mapping[str, list[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def tested() -> list[str]:
+def tried() -> list[str]:
     """Methods that explain a network as it comes: l2x explains with a network of its own."""
     return [name for name in METHODS if name != "l2x"]
 
@@ -69,13 +69,13 @@ def tested() -> list[str]:
 @pytest.mark.slow
 def test_the_table_in_the_docs_is_true():
     (written,) = BLOCK.findall(DOCS.read_text())
-    found = text(rows(tested()))
+    found = text(rows(tried()))
     assert "error" not in found.replace("completeness error below", "")
     assert written == found
 
 
 def main(write: Callable[[str], object] = DOCS.write_text) -> None:
-    table = text(rows(tested()))
+    table = text(rows(tried()))
     print(table)
     write(BLOCK.sub(lambda _: table, DOCS.read_text()))
 

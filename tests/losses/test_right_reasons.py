@@ -51,34 +51,6 @@ def test_against_finite_differences_of_each_pixel() -> None:
     )
 
 
-@pytest.mark.parametrize("cell", [2, 3, 9])
-def test_by_squares_against_finite_differences(cell: int) -> None:
-    net, (image, irrelevant) = network(), examples()
-
-    def summed(one: Tensor) -> float:
-        return float(net(one[None]).log_softmax(1).sum().detach())
-
-    wanted, step = [], 1e-5
-    for one, mask in zip(image, irrelevant, strict=True):
-        total = 0.0
-        for channel in range(2):
-            for top in range(0, 5, cell):
-                for left in range(0, 4, cell):
-                    shift = torch.zeros_like(one)
-                    square = slice(top, top + cell), slice(left, left + cell)
-                    shift[(channel, *square)] = step * mask[square].double()
-                    total += ((summed(one + shift) - summed(one - shift)) / (2 * step)) ** 2
-        wanted.append(total)
-    image = image.detach().requires_grad_()
-    found = right_reasons_loss(net(image).log_softmax(1), image, irrelevant, cell)
-    torch.testing.assert_close(found, torch.tensor(wanted), rtol=1e-4, atol=1e-7)
-
-
-def test_squares_have_a_side() -> None:
-    with pytest.raises(ValueError, match="cell must be at least 1 pixel"):
-        RightReasonsLoss(cell=0)
-
-
 def test_its_gradient_against_finite_differences_of_a_weight() -> None:
     net, (image, irrelevant) = network(), examples()
     weight = net[0].weight  # type: ignore[index]
