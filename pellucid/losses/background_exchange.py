@@ -1,8 +1,8 @@
 """Right reasons without gradients: the same label before another background.
 
-For backgrounds that give the class away, where :mod:`pellucid.losses.right_reasons` fails: gradients
-tell what an infinitely small change of a background does, and a network that has learned a few
-backgrounds by heart has none there, and goes by them all the same (figures in
+For backgrounds that give the class away, where :mod:`pellucid.losses.right_reasons` fails.
+Gradients tell what an infinitely small change of a background does; a network that has learned a
+few backgrounds by heart has none there, and goes by them all the same (figures in
 ``benchmarks/RESULTS.md``). Exchanged backgrounds as training data: Xiao et al., "Noise or Signal:
 The Role of Image Backgrounds in Object Recognition", ICLR 2021 (*mixed-rand*); Chang, Adam and
 Goldenberg, "Towards Robust Classification Model by Counterfactual and Invariant Data Generation",
