@@ -16,9 +16,9 @@ from torch import Tensor
 def exchange_background(image: Tensor, irrelevant: Tensor) -> Tensor:
     """Images with what is irrelevant of the next image of the batch in place of their own.
 
-    ``(1 - A) x + A y`` where ``y`` is the next image with its own object painted over by the mean
-    colour of what is irrelevant in it, so that no object gets a second one beside it. The last
-    image takes from the first.
+    ``(1 - A) x + A y`` where ``y`` is the next image with its own object painted over, in each row
+    of pixels by the mean colour of what is irrelevant there (zero where nothing is), so that no
+    object gets a second one beside it. The last image takes from the first.
 
     Args:
         image: (B, C, H, W).
@@ -38,8 +38,8 @@ def exchange_background(image: Tensor, irrelevant: Tensor) -> Tensor:
             f"{tuple(irrelevant.shape)}: scale it with its image"
         )
     own = rearrange(irrelevant.to(image.dtype), "b h w -> b 1 h w")
-    area = reduce(own, "b 1 h w -> b 1 1 1", "sum")
-    colour = reduce(own * image, "b c h w -> b c 1 1", "sum") / area.clamp(min=1)
+    area = reduce(own, "b 1 h w -> b 1 h 1", "sum")
+    colour = reduce(own * image, "b c h w -> b c h 1", "sum") / area.clamp(min=1)
     alone = (own * image + (1 - own) * colour).roll(-1, 0)
-    share = own * (area > 0).roll(-1, 0)
+    share = own * (area.amax((2, 3), keepdim=True) > 0).roll(-1, 0)
     return image + share * (alone - image)

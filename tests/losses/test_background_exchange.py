@@ -17,8 +17,8 @@ def test_what_is_irrelevant_comes_from_the_next_image_without_its_object() -> No
     found = exchange_background(image, irrelevant)
     for number in range(3):
         other = (number + 1) % 3
-        colour = image[other][:, irrelevant[other]].mean(1)
         for row in range(4):
+            colour = image[other, :, row, irrelevant[other, row]].mean(1)
             for column in range(5):
                 wanted = image[number, :, row, column]
                 if irrelevant[number, row, column]:
