@@ -118,10 +118,10 @@ def test_every_point_of_the_trade_off_is_a_config():
     assert all(point.config["logger"] == [] for point in points)
 
 
-def test_weight_one_is_the_shipped_experiment():
+def test_weight_three_is_the_shipped_experiment():
     points, _ = plan(["icnn_tradeoff"])
     shipped = PellucidCLI("run", ["--config", "icnn_parts"]).complete_config()
-    (point,) = (p for p in points if p.name.endswith("everything 0, model.filter_loss_weight 1"))
+    (point,) = (p for p in points if p.name.endswith("everything 0, model.filter_loss_weight 3"))
     assert point.config["model"] == shipped["model"]
     assert point.config["data"] == shipped["data"]
     assert point.config["trainer"] == shipped["trainer"]

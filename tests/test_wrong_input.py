@@ -327,7 +327,9 @@ def test_wrong_input(wrong, tmp_path, files, monkeypatch, capsys):
     assert status == 2, err
     for part in wrong.says:
         assert part in err, err
-    assert 1 <= len(err.strip().splitlines()) <= 2, err
+    # A slow machine shows progress bars, which go when they are done.
+    message = err.strip().rpartition("\r")[2]
+    assert 1 <= len(message.splitlines()) <= 2, err
     assert "Traceback" not in err + out
     assert "code in a checkpoint ran" not in out
     assert len(err) < 900

@@ -54,7 +54,7 @@ class Seen:
 
     def __init__(self, browser: Any, report: Path, **options: Any) -> None:
         self.context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}} | options)
-        self.context.set_default_timeout(10_000)
+        self.context.set_default_timeout(30_000)
         self.requests: list[str] = []
         self.errors: list[str] = []
         self.page = self.context.new_page()
