@@ -7,9 +7,10 @@ EXPLANATION_FIGURES: dict[str, Figure] = {
         label="Infidelity",
         better="lower",
         definition=(
-            "Squared difference between what the explanation says that a perturbation of the "
-            "image changes and how much the score does change, mean over perturbations and images "
-            "(Yeh et al., 2019)."
+            "Squared difference between what the explanation says that removing a square of the "
+            "image changes and how much the score does change, under the best scale of the "
+            "explanation and as a share of the mean squared change, mean over images (Yeh et al., "
+            "2019): 0 where it tells all, 1 where it tells nothing."
         ),
     ),
     "max_sensitivity": Figure(
@@ -38,15 +39,25 @@ EXPLANATION_FIGURES: dict[str, Figure] = {
             "one."
         ),
     ),
+    "randomised_similarity": Figure(
+        label="Similarity on a random network",
+        better="lower",
+        unit="rank correlation",
+        definition=(
+            "Spearman's rank correlation of the map with that of the same method on the network "
+            "with all parameters drawn anew, mean over images (Adebayo et al., 2018). A method "
+            "whose maps stay alike does not show what the network learned."
+        ),
+    ),
     "part_effects": Figure(
         label="True part effects",
         better="higher",
         unit="correlation",
         definition=(
             "Images are drawn again without one of their parts, and the change of the score is the "
-            "part's true effect. The figure is the correlation of these effects with the relevance "
-            "that the method gives each part: 1 where the method ranks and scales the parts as "
-            "they truly count, 0 where it says nothing."
+            "part's true effect. The figure is the rank correlation, over the parts of an image, "
+            "of these effects with the relevance that the method gives each part: 1 where the "
+            "method ranks the parts as they truly count, 0 where it says nothing."
         ),
     ),
     "agreement": Figure(

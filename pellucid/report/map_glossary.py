@@ -30,7 +30,28 @@ def _rank(label: str, where: str) -> Figure:
     )
 
 
+def _faithfulness(label: str, change: str) -> Figure:
+    return Figure(
+        label=label,
+        better="higher",
+        definition=(
+            f"How far the class probabilities move when the attention {change} and all else stays: "
+            "their total variation distance, from 0 to 1, mean over images. At 0 the prediction "
+            "does not need the attention, which then explains nothing."
+        ),
+    )
+
+
 MAP_FIGURES: dict[str, Figure] = {
+    "attention_faithfulness": _faithfulness(
+        "Attention faithfulness", "is put in random order (Jain and Wallace, 2019)"
+    ),
+    "attention_faithfulness_even": _faithfulness(
+        "Attention faithfulness, even", "is the same everywhere (Wiegreffe and Pinter, 2019)"
+    ),
+    "attention_faithfulness_strongest": _faithfulness(
+        "Attention faithfulness, strongest", "loses its greatest weight (Serrano and Smith, 2019)"
+    ),
     "relevance_mass": _mass("Relevance mass", _OBJECT),
     "relevance_mass_parts": _mass("Relevance mass, parts", _PARTS),
     "relevance_mass_label_parts": _mass("Relevance mass, label parts", _LABEL),

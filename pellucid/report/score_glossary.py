@@ -126,6 +126,14 @@ SCORE_FIGURES: dict[str, Figure] = {
             "one code sampled from the posterior."
         ),
     ),
+    "reconstruction_error": Figure(
+        label="Reconstruction error",
+        better="lower",
+        definition=(
+            "Squared difference of an image, in [0, 1], from what the model draws from the code "
+            "that it infers from it, mean over pixels and images."
+        ),
+    ),
     "kl": Figure(
         label="KL divergence",
         unit="nats",
