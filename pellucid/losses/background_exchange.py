@@ -10,7 +10,7 @@ CVPR 2021.
 """
 
 from einops import rearrange, reduce
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def exchange_background(image: Tensor, irrelevant: Tensor) -> Tensor:
@@ -18,8 +18,7 @@ def exchange_background(image: Tensor, irrelevant: Tensor) -> Tensor:
 
     ``(1 - A) x + A y`` where ``y`` is the next image with its own object painted over, in each row
     of pixels by the mean colour of what is irrelevant there (zero where nothing is), so that no
-    object gets a second one beside it. The last image takes from the first. An object's outermost
-    pixels, which mix with what is behind them, count as irrelevant.
+    object gets a second one beside it. The last image takes from the first.
 
     Args:
         image: (B, C, H, W).
@@ -39,7 +38,6 @@ def exchange_background(image: Tensor, irrelevant: Tensor) -> Tensor:
             f"{tuple(irrelevant.shape)}: scale it with its image"
         )
     own = rearrange(irrelevant.to(image.dtype), "b h w -> b 1 h w")
-    own = nn.functional.max_pool2d(own, 3, 1, padding=1)
     area = reduce(own, "b 1 h w -> b 1 h 1", "sum")
     colour = reduce(own * image, "b c h w -> b c h 1", "sum") / area.clamp(min=1)
     alone = (own * image + (1 - own) * colour).roll(-1, 0)

@@ -9,27 +9,16 @@ from pellucid.losses.background_exchange import exchange_background
 def examples() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(3, 2, 4, 5, generator=generator)
-    return image, torch.rand(3, 4, 5, generator=generator) > 0.8
-
-
-def widened(irrelevant: torch.Tensor) -> torch.Tensor:
-    """What is irrelevant, and the pixels beside it."""
-    wide = torch.zeros_like(irrelevant)
-    for number, row, column in irrelevant.nonzero().tolist():
-        wide[number, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = True
-    return wide
+    return image, torch.rand(3, 4, 5, generator=generator) > 0.4
 
 
 def test_what_is_irrelevant_comes_from_the_next_image_without_its_object() -> None:
     image, irrelevant = examples()
     found = exchange_background(image, irrelevant)
-    irrelevant = widened(irrelevant)
-    assert 0.3 < float(irrelevant.float().mean()) < 0.9
     for number in range(3):
         other = (number + 1) % 3
         for row in range(4):
-            behind = image[other, :, row, irrelevant[other, row]]
-            colour = behind.mean(1) if behind.numel() else torch.zeros(2)
+            colour = image[other, :, row, irrelevant[other, row]].mean(1)
             for column in range(5):
                 wanted = image[number, :, row, column]
                 if irrelevant[number, row, column]:
