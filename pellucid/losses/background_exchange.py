@@ -12,6 +12,8 @@ CVPR 2021.
 from einops import rearrange, reduce
 from torch import Tensor
 
+from pellucid.losses.right_reasons import check_irrelevant
+
 
 def exchange_background(image: Tensor, irrelevant: Tensor) -> Tensor:
     """Images with what is irrelevant of the next image of the batch in place of their own.
@@ -31,12 +33,7 @@ def exchange_background(image: Tensor, irrelevant: Tensor) -> Tensor:
     Raises:
         ValueError: A shape is wrong.
     """
-    wanted = (len(image), *image.shape[2:])
-    if tuple(irrelevant.shape) != wanted:
-        raise ValueError(
-            f"irrelevant must have shape (B, H, W) of the images, {wanted}, got "
-            f"{tuple(irrelevant.shape)}: scale it with its image"
-        )
+    check_irrelevant(image, irrelevant)
     own = rearrange(irrelevant.to(image.dtype), "b h w -> b 1 h w")
     area = reduce(own, "b 1 h w -> b 1 h 1", "sum")
     colour = reduce(own * image, "b c h w -> b c h 1", "sum") / area.clamp(min=1)

@@ -47,6 +47,24 @@ def input_gradients(log_probabilities: Tensor, image: Tensor) -> Tensor:
     return gradients / scale
 
 
+def check_irrelevant(image: Tensor, irrelevant: Tensor) -> None:
+    """Check that an annotation has the pixels of its images.
+
+    Args:
+        image: (B, C, H, W).
+        irrelevant: (B, H, W).
+
+    Raises:
+        ValueError: It has another shape.
+    """
+    wanted = (len(image), *image.shape[2:])
+    if tuple(irrelevant.shape) != wanted:
+        raise ValueError(
+            f"irrelevant must have shape (B, H, W) of the images, {wanted}, got "
+            f"{tuple(irrelevant.shape)}: scale it with its image"
+        )
+
+
 def right_reasons_loss(log_probabilities: Tensor, image: Tensor, irrelevant: Tensor) -> Tensor:
     """Squared input gradients where they should be zero, per image.
 
@@ -66,12 +84,7 @@ def right_reasons_loss(log_probabilities: Tensor, image: Tensor, irrelevant: Ten
     Raises:
         ValueError: A shape is wrong, or there is no gradient of the image.
     """
-    wanted = (len(image), *image.shape[2:])
-    if tuple(irrelevant.shape) != wanted:
-        raise ValueError(
-            f"irrelevant must have shape (B, H, W) of the images, {wanted}, got "
-            f"{tuple(irrelevant.shape)}: scale it with its image"
-        )
+    check_irrelevant(image, irrelevant)
     gradients = input_gradients(log_probabilities, image).float()
     weighted = gradients * rearrange(irrelevant.to(gradients), "b h w -> b 1 h w")
     return reduce(weighted.square(), "b c h w -> b", "sum")
