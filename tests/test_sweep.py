@@ -112,7 +112,7 @@ def test_every_point_of_the_trade_off_is_a_config():
         )
         for point in points
     ]
-    ours = [("icnn_parts", s, True, w) for s in (0, 1, 2) for w in (0, 0.1, 0.3, 1, 3)]
+    ours = [("icnn_parts", s, True, w) for s in (0, 1, 2) for w in (0, 0.3, 1, 3, 10)]
     assert settings == ours + [("cnn_parts", s, False, 0) for s in (0, 1, 2)]
     # The dashboard is the agent's.
     assert all(point.config["logger"] == [] for point in points)
