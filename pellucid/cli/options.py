@@ -310,6 +310,12 @@ def blame(key: str, options: dict[str, Any], error: Exception) -> UserError:
         return UserError(
             "trainer.accelerator", f"{chosen!r} is not there on this machine; choose cpu or auto"
         )
+    if key == "trainer" and "`Trainer(devices=" in text:
+        return UserError(
+            "trainer.devices",
+            f"{options.get('devices')!r} is no number of devices; give 1 or more, the numbers of "
+            "some, as '[0, 1]', or auto",
+        )
     if "Expected more than 1 value per channel" in text:
         return UserError(
             "data.batch_size",
