@@ -88,6 +88,8 @@ class AttentionClassifier(Classifier):
         cache_frozen: Whether to keep what frozen stages make of each image, where nothing needs
             the gradient of the image.
         node: Layer or block of the network that the backbone ends with, in place of ``stride``.
+        output_stride: Stride of the map of a backbone that goes on to its last layer, or ``node``,
+            and whose coarser layers are dilated for it; None: no layer is dilated.
 
     Raises:
         ValueError: An argument is outside its range, or asks for what ``attention`` has not.
@@ -123,6 +125,7 @@ class AttentionClassifier(Classifier):
         schedule: Schedule = "one_cycle",
         cache_frozen: bool = True,
         node: str | None = None,
+        output_stride: int | None = None,
     ) -> None:
         _check_weights(attention, entropy_weight, attention_weight)
         check_at_least(0, policy_weight=policy_weight)
@@ -137,6 +140,7 @@ class AttentionClassifier(Classifier):
             relevant=relevant,
             attention_divergence=attention_divergence,
             node=node,
+            output_stride=output_stride,
             trainable_stages=trainable_stages,
             unfreeze_epoch=unfreeze_epoch,
             lr=lr,

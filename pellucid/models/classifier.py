@@ -46,6 +46,8 @@ class Classifier(FineTunedModel, SupervisedModel):
             ``attention`` (human attention maps). Images whose annotation is empty are left out.
         attention_divergence: ``kl``: attend to all that is relevant; ``outside``: to nothing else.
         node: Name of the node after which the backbone is cut, in place of a stride.
+        output_stride: Stride of the map of a backbone that goes on to its last layer, or ``node``,
+            and whose coarser layers are dilated for it; None: no layer is dilated.
         trainable_stages: How many of the backbone's last stages are trained; None: all; 0: none.
         unfreeze_epoch: Epoch from which the whole backbone is trained; None: never.
         lr: Learning rate of the layers on top.
@@ -76,6 +78,7 @@ class Classifier(FineTunedModel, SupervisedModel):
         relevant: Relevant = "object",
         attention_divergence: Divergence = "kl",
         node: str | None = None,
+        output_stride: int | None = None,
         trainable_stages: int | None = None,
         unfreeze_epoch: int | None = None,
         lr: float = 1e-3,
@@ -98,6 +101,7 @@ class Classifier(FineTunedModel, SupervisedModel):
             weights,
             stride,
             node=node,
+            output_stride=output_stride,
             trainable_stages=trainable_stages,
             unfreeze_epoch=unfreeze_epoch,
             lr=lr,

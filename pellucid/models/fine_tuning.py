@@ -28,6 +28,8 @@ class FineTunedModel(InterpretableModel):
         weights: ``none``, the name of published weights, or a file.
         stride: Pixels per position of the feature map; None: the backbone's default.
         node: Name of the node after which the backbone is cut, in place of a stride.
+        output_stride: Stride of the map of a backbone that goes on to its last layer, or ``node``,
+            and whose coarser layers are dilated for it; None: no layer is dilated.
         trainable_stages: How many of the backbone's last stages are trained; None: all; 0: none.
             The batch normalisation of frozen stages stays in evaluation.
         unfreeze_epoch: Epoch from which the whole backbone is trained; None: never.
@@ -50,6 +52,7 @@ class FineTunedModel(InterpretableModel):
         stride: int | None = None,
         *,
         node: str | None = None,
+        output_stride: int | None = None,
         trainable_stages: int | None = None,
         unfreeze_epoch: int | None = None,
         lr: float = 1e-3,
@@ -75,7 +78,7 @@ class FineTunedModel(InterpretableModel):
         self.schedule = schedule
         self._now_frozen = 0
         if not isinstance(backbone, Backbone):
-            backbone = Backbone(backbone, weights, stride, node)
+            backbone = Backbone(backbone, weights, stride, node, output_stride)
         self.backbone = backbone
         stages = len(self.backbone.stages)
         if trainable_stages is not None and trainable_stages > stages:

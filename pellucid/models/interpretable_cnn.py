@@ -96,6 +96,8 @@ class InterpretableCNN(Classifier):
         cache_frozen: Whether to keep what frozen stages make of each image. Takes effect where the
             first stages stay frozen and the data module does not augment.
         node: Layer or block of the network that the backbone ends with, in place of ``stride``.
+        output_stride: Stride of the map of a backbone that goes on to its last layer, or ``node``,
+            and whose coarser layers are dilated for it; None: no layer is dilated.
         right_reasons_weight: Weight of :class:`pellucid.losses.right_reasons.RightReasonsLoss` in
             training; 0: none.
         right_reasons_by: ``gradient``: by squared input gradients, as in the paper; ``exchange``:
@@ -147,6 +149,7 @@ class InterpretableCNN(Classifier):
         attention_weight: float = 0.0,
         relevant: Relevant = "object",
         attention_divergence: Divergence = "kl",
+        output_stride: int | None = None,
     ) -> None:
         top_weight = (
             filter_loss_weight if top_filter_loss_weight is None else top_filter_loss_weight
@@ -177,6 +180,7 @@ class InterpretableCNN(Classifier):
             relevant=relevant,
             attention_divergence=attention_divergence,
             node=node,
+            output_stride=output_stride,
             trainable_stages=trainable_stages,
             unfreeze_epoch=unfreeze_epoch,
             lr=lr,

@@ -31,6 +31,9 @@ class Backbone(nn.Module):
         stride: Pixels per position of the feature map; None: the network's default, 16 for most.
         node: Name of a layer or block after which the network is cut in place of where a stride
             ends, as in torchvision's ``create_feature_extractor`` (``layer3.1``).
+        output_stride: Pixels per position of the feature map in place of ``stride``: the network
+            goes on to its last map, or to ``node``, and layers that would make it coarser are
+            dilated (module :mod:`pellucid.models.backbones.dilation`). None: no layer is.
 
     Attributes:
         name: Its name.
@@ -54,6 +57,7 @@ class Backbone(nn.Module):
         weights: str = "none",
         stride: int | None = None,
         node: str | None = None,
+        output_stride: int | None = None,
     ) -> None:
         super().__init__()
         source = find_network(name)
@@ -62,7 +66,7 @@ class Backbone(nn.Module):
             # In-place activations would overwrite what templates, hooks and attribution read.
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]
-        cut = source.cut(network, stride, node)
+        cut = source.cut(network, stride, node, output_stride)
         self.stages = nn.ModuleList(cut.stages)
         self.stride, self.offset = cut.stride, cut.offset
         self.normalisation: Normalisation | None = None
@@ -167,7 +171,7 @@ def _as_in_network(
             f"weights {weights!r} are of a model with the backbone {origin.backbone!r}, not of a "
             f"{source.name}; give that backbone, or other weights"
         )
-    cut = source.cut(network, origin.stride, origin.node)
+    cut = source.cut(network, origin.stride, origin.node, origin.output_stride)
     names = names_in(network.state_dict(keep_vars=True), nn.ModuleList(cut.stages))
     # What the cut does not have keeps its name, and is refused with it.
     return {names.get(name, name): tensor for name, tensor in found.state.items()}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pellucid.errors import nearest
-from pellucid.models.backbones.positions import Cells, cells_of
+from pellucid.models.backbones.positions import Cells, cells_of, slides
 from pellucid.models.backbones.tracing import Probe, Tracer
 
 # Not square, so that rows, columns and channels are told apart; multiples of 32, so that sizes
@@ -244,6 +244,21 @@ class NetworkGraph:
             return False
         module = self.network.get_submodule(str(node.target))
         return any(parameter.ndim > 1 for parameter in module.parameters())
+
+    def stride_of(self, node: fx.Node) -> int | None:
+        """Pixels per position of what a node gives; None: it is no feature map."""
+        if node.op == "placeholder":
+            return 1 if node in self.shapes else None
+        found = self._map(node)
+        return None if found is None else found.stride
+
+    def layer(self, node: fx.Node) -> nn.Module | None:
+        """The module that a node calls; None: a function."""
+        return self.network.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def is_window(self, node: fx.Node) -> bool:
+        """Whether a node slides a window of several cells over a map."""
+        return slides(node, self.network)
 
     def at_node(self, name: str) -> Cut:
         """Cut after a node, named as in torchvision's ``create_feature_extractor``.

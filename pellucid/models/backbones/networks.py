@@ -9,6 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from pellucid.errors import nearest
+from pellucid.models.backbones.dilation import dilate
 from pellucid.models.backbones.graph import Cut, CutError, NetworkGraph
 from pellucid.models.backbones.specs import SPECS
 from pellucid.models.backbones.weights import Normalisation
@@ -55,17 +56,36 @@ class Network:
     leaves: tuple[type, ...] = ()
     functions: tuple[Any, ...] = ()
 
-    def cut(self, network: nn.Module, stride: int | None = None, node: str | None = None) -> Cut:
+    def cut(
+        self,
+        network: nn.Module,
+        stride: int | None = None,
+        node: str | None = None,
+        output_stride: int | None = None,
+    ) -> Cut:
         """The part of the network below one of its feature maps.
 
         Args:
             network: What :attr:`build` has made.
             stride: Pixels per position of the map; None: the network's default.
             node: Name of a node in place of a stride; one with another stride is refused.
+            output_stride: Pixels per position of the map, which coarser layers reach dilated, see
+                :func:`~pellucid.models.backbones.dilation.dilate`; the map is then by default the
+                network's last. None: strides stay.
 
         Raises:
             CutError: There is no such stride or node, or the network has no feature maps.
         """
+        if output_stride is not None:
+            if stride not in (None, output_stride):
+                raise CutError(
+                    f"stride must be left out (null) beside output_stride {output_stride}, which "
+                    f"is the map's, got {stride}"
+                )
+            graph = NetworkGraph(self.name, network, self.leaves, self.functions)
+            spec = SPECS.get(self.name)
+            deepest = (spec.strides if spec is not None else graph.strides)[-1]
+            return dilate(graph, self.cut(network, None if node else deepest, node), output_stride)
         if node is None and (spec := SPECS.get(self.name)) is not None:
             stride = spec.default_stride if stride is None else stride
             if stride not in spec.strides:

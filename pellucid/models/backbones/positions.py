@@ -133,6 +133,20 @@ def _window(node: fx.Node, network: nn.Module) -> nn.Module | None:
     return made
 
 
+def slides(node: fx.Node, network: nn.Module) -> bool:
+    """Whether a node slides a window of several cells over a map.
+
+    Args:
+        node: A node of the traced network.
+        network: Holds the graph's modules.
+    """
+    window: Any = _window(node, network)
+    if window is None:
+        return False
+    size = window.kernel_size
+    return bool(max(size if isinstance(size, list | tuple) else (size,)) > 1)
+
+
 def _slide(axis: Axis, window: Any, number: int, size: int, after: int) -> Axis:
     def one(value: Any) -> int:
         return int(value[number] if isinstance(value, list | tuple) else value)

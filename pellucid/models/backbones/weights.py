@@ -56,11 +56,13 @@ class Origin:
         backbone: Its name.
         stride: Its stride; None: the default.
         node: Its node; None: cut by stride.
+        output_stride: Its output stride; None: not dilated.
     """
 
     backbone: str
     stride: int | None
     node: str | None
+    output_stride: int | None = None
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,12 @@ def read_weights(file: str | Path) -> Weights:
 def _origin(settings: Any) -> Origin | None:
     if not isinstance(settings, Mapping) or not isinstance(settings.get("backbone"), str):
         return None
-    stride, node = settings.get("stride"), settings.get("node")
+    stride, node, output_stride = map(settings.get, ("stride", "node", "output_stride"))
     return Origin(
         settings["backbone"],
         stride if isinstance(stride, int) else None,
         node if isinstance(node, str) else None,
+        output_stride if isinstance(output_stride, int) else None,
     )
 
 
