@@ -295,6 +295,23 @@ def test_one_image_a_batch_trains_without_batch_normalisation(tmp_path):
     assert call("fit", *words, "--data.batch_size=1", "--trainer.max_epochs=1") == 0
 
 
+@pytest.mark.parametrize("form", ["option", "config"])
+def test_one_batch_is_not_all_of_them(form, tmp_path):
+    """To Lightning 1 is a number of batches, 1.0 a share; its type lists floats first."""
+    limit = "limit_train_batches"
+    text = CONFIG.replace("max_epochs: 2", f"max_epochs: 2\n  {limit}: 1")
+    config = write_config(tmp_path, text if form == "config" else CONFIG)
+    words = [f"--trainer.{limit}=1"] if form == "option" else []
+    assert call("fit", "--config", config, *words, "--run_root", tmp_path) == 0
+    run = only_run(tmp_path)
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2
+    written = yaml.safe_load((run / "config.yaml").read_text())["trainer"][limit]
+    assert (written, type(written)) == (1, int)
+    whole = PellucidCLI("fit", ["--config", str(config), f"--trainer.{limit}=1.0"])
+    assert isinstance(whole.config.trainer[limit], float)
+
+
 def test_the_ends_of_the_seeds(tmp_path):
     for seed in (0, 2**32 - 1):
         assert options(tmp_path, f"--seed_everything={seed}").config.seed_everything == seed

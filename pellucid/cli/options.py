@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 from pytorch_lightning import Trainer
@@ -51,6 +51,7 @@ _MAPS: dict[str, tuple[Any, str]] = {
     "images": (IMAGES, "Test images that run changes pixels and attention of; 0: none."),
     "steps": (STEPS, "Steps in which pixels are deleted and inserted."),
 }
+_TRAINER = get_type_hints(Trainer.__init__)
 _QUOTES = "`'\""
 _NO_DEVICE = re.compile(r"No supported gpu backend|can ?not run on your system")
 
@@ -150,6 +151,8 @@ class PellucidCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except Exception as error:
             raise explain_parse_error(self.given, str(error)) from error
+        for name, value in self._whole_numbers().items():
+            self.config.trainer[name] = value
         seed = self.config.get("seed_everything")
         if isinstance(seed, int) and not 0 <= seed <= _LARGEST_SEED:
             problem = f"must be from 0 to 2**32 - 1 ({_LARGEST_SEED}), got {seed}"
@@ -158,6 +161,20 @@ class PellucidCLI(LightningCLI):
         if pictures is not None and (pictures.every_n_epochs or 0) < 0:
             problem = f"must be at least 0 (no pictures), got {pictures.every_n_epochs}"
             raise UserError("pictures.every_n_epochs", problem)
+
+    def _whole_numbers(self) -> dict[str, int]:
+        """Whole numbers of the trainer's that the parser has made floats of.
+
+        The trainer's types name floats first, so that one batch (``limit_train_batches`` 1) would
+        be 1.0, which is all of them.
+        """
+        return {
+            name: value
+            for key, value in self.given.values.items()
+            if key.startswith("trainer.")
+            and type(value) is int
+            and int in get_args(_TRAINER.get(name := key.removeprefix("trainer.")))
+        }
 
     def instantiate_classes(self) -> None:
         """Build the data, then the model, which takes what the data decide from them."""
@@ -272,6 +289,7 @@ class PellucidCLI(LightningCLI):
         instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
         try:
             options = as_dict(instantiate(Namespace(trainer=self.config.trainer)).trainer)
+            options |= self._whole_numbers()
             own = options["callbacks"] or []
             own = list(own) if isinstance(own, list | tuple) else [own]
             if options["enable_progress_bar"] is not False and not any(
