@@ -27,7 +27,14 @@ from pellucid.report.provenance import make_provenance
 from pellucid.report.reliance import make_reliance
 from pellucid.report.results import make_headlines, make_skipped, make_table
 from pellucid.report.runs import Run, read_runs
-from pellucid.report.tradeoff import Tradeoff, find_tradeoff, is_many, make_rows, make_summary
+from pellucid.report.tradeoff import (
+    TOLD,
+    Tradeoff,
+    find_tradeoff,
+    is_many,
+    make_rows,
+    make_summary,
+)
 from pellucid.report.unit_cards import make_cards, make_votes, unit_figures_of
 from pellucid.report.verdict import three_sentences
 
@@ -148,6 +155,7 @@ def _tradeoff_fields(tradeoff: Tradeoff) -> dict[str, Any]:
     """What ``tradeoff.html.j2`` shows."""
     return {
         "tradeoff": tradeoff,
+        "told": TOLD,
         "caption": scatter.make_caption(tradeoff) if tradeoff.lines else overview_caption(tradeoff),
         "scatters": scatter.make_scatters(tradeoff),
         "frame": scatter,

@@ -23,6 +23,8 @@ _TASK = "accuracy"
 _NO_INTERPRETABILITY = {_TASK, "dead_units"}
 # Up to this number, the comparison run by run is easier to read than the one of means.
 _FEW_RUNS = 4
+TOLD = 4
+"""How many interpretability metrics, the best known, the page tells of and draws at once."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,9 @@ def make_rows(tradeoff: Tradeoff) -> list[tuple[str, int, list[str]]]:
 
 def make_summary(tradeoff: Tradeoff) -> list[str]:
     """Sentences that say where each line begins and ends, and where the references are."""
-    names = (_TASK, *tradeoff.metrics)
+    names = (_TASK, *tradeoff.metrics[:TOLD])
+    rest = len(tradeoff.metrics) - TOLD
+    more = f" (the table has {rest} more figure{'s' * (rest > 1)})" if rest > 0 else ""
     sentences = []
     for line in tradeoff.lines:
         first, last = line.groups[0], line.groups[-1]
@@ -250,7 +254,7 @@ def make_summary(tradeoff: Tradeoff) -> list[str]:
             and (b := last.estimate(name))
         ]
         start = f"{line.label} with a {tradeoff.name} from {first.label} to {last.label}"
-        sentences.append(f"{start}, on the test split: {'; '.join(parts)}.")
+        sentences.append(f"{start}, on the test split: {'; '.join(parts)}{more}.")
     for group in tradeoff.references:
         parts = [
             f"{known.label.lower()} {value.write(known)}"
@@ -271,9 +275,19 @@ def text_tradeoff(runs: Sequence[Run]) -> str:
     tradeoff = find_tradeoff(runs) if is_many(runs) else None
     if tradeoff is None:
         return ""
+    rows = make_rows(tradeoff)
     known = [figure(name) for name in (_TASK, *tradeoff.metrics)]
-    head = ["Test split", "seeds", *(f"{k.label} ({k.better} is better)" for k in known)]
-    table = [head, *([name, str(count), *cells] for name, count, cells in make_rows(tradeoff))]
+    title, names = "Test split", [name for name, _, _ in rows]
+    if len(tradeoff.lines) == 1:  # Its points need no more than their values.
+        title += f", {tradeoff.lines[0].label} by {short(tradeoff.parameter)}"
+        names = [group.label for group in tradeoff.groups]
+    # A row for each figure: there are more of them than fit side by side.
+    columns = zip(*(cells for _, _, cells in rows), strict=True)
+    table = [[title, *names], ["seeds", *(str(count) for _, count, _ in rows)]]
+    table += [
+        [f"{k.label} ({k.better} is better)", *cells]
+        for k, cells in zip(known, columns, strict=True)
+    ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table

@@ -1,6 +1,7 @@
 """Runs of equal settings as means over seeds, and what they are compared with."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -228,10 +229,52 @@ def test_rows_and_sentences():
     ]
 
 
-def test_the_table_is_for_many_runs():
+def test_the_table_has_a_column_for_each_setting():
+    """A row for each figure: twenty of them side by side would be wider than any screen."""
     lines = text_tradeoff(make_sweep()).splitlines()
-    assert lines[0].split("  ")[0] == "Test split"
-    assert lines[1].startswith("icnn, filter_loss_weight 0 ")
-    assert len({len(line) for line in lines[:5]}) == 1
+    assert lines[0].split() == [
+        "Test",
+        "split,",
+        "icnn",
+        "by",
+        "filter_loss_weight",
+        "0",
+        "0.3",
+        "1",
+        "cnn",
+    ]
+    assert lines[1].split() == ["seeds", "2", "2", "2", "2"]
+    assert lines[2].startswith("Accuracy (higher is better)  ")
+    assert re.split(" {2,}", lines[3])[1:] == [
+        "0.0550 ± 0.0050",
+        "0.0330 ± 0.0030",
+        "0.0210 ± 0.0010",
+        "0.0700 ± 0.0000",
+    ]
+    assert len({len(line) for line in lines[:4]}) == 1
+    assert "bars are one standard error" in lines[-1]
+    runs = [make_run(weight=w, lr=lr) for w in (0, 1, 2) for lr in (0.1, 0.2)]
+    head = re.split(" {2,}", text_tradeoff(runs).splitlines()[0])
+    assert head[0] == "Test split"
+    assert head[1:3] == ["icnn, lr 0.1, filter_loss_weight 0", "icnn, lr 0.1, filter_loss_weight 1"]
+
+
+def test_the_first_sentence_tells_the_best_known_figures_alone():
+    runs = make_sweep()
+    for run in runs:
+        run.metrics |= {
+            f"test/{name}": 0.5 for name in ("part_purity", "part_consistency", "part_stability")
+        }
+        run.metrics |= {"test/insertion_auc": 0.5, "test/deletion_auc": 0.5}
+    (first, twin) = make_summary(find_tradeoff(runs))
+    assert "location instability goes from" in first
+    assert "part consistency goes from" in first
+    assert "insertion" not in first
+    assert first.endswith("(the table has 2 more figures).")
+    assert "part consistency 0.5000" in twin
+    assert "insertion" not in twin
+
+
+def test_the_table_is_for_many_runs():
     assert text_tradeoff([make_run(weight=0), make_run(weight=1)]) == ""
     assert text_tradeoff([make_run(seed=seed) for seed in range(6)]) == ""
