@@ -9,6 +9,7 @@ import torch
 from pellucid.datamodules.base import ImageDataModule, Split
 from pellucid.errors import UserError
 from pellucid.models.base import InterpretableModel
+from pellucid.models.fine_tuning import FineTunedModel
 
 
 def check_data(data: ImageDataModule, splits: Sequence[Split]) -> None:
@@ -82,3 +83,23 @@ def check_batch_size(model: InterpretableModel, data: ImageDataModule) -> None:
             f"the train split of {type(data).__name__} has 1 image, and {why}, whatever "
             "data.batch_size is; give more training images",
         )
+
+
+def describe_weights(model: InterpretableModel, *, new: bool) -> str | None:
+    """What a model's backbone begins with, where that is to be told; else None.
+
+    Args:
+        model: The model.
+        new: Whether it will be trained from here, and not from a checkpoint.
+    """
+    if model.loaded_weights is not None:
+        return str(model.loaded_weights)
+    if not (new and isinstance(model, FineTunedModel) and model.unfreeze_epoch is None):
+        return None
+    if not model.frozen_stages:
+        return None
+    return (
+        f"weights: none; {model.frozen_stages} of the backbone's {len(model.backbone.stages)} "
+        "stages stay as they were drawn: give model.weights, or model.trainable_stages null "
+        "trains all of them"
+    )

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pellucid.batch import BatchError
 from pellucid.callbacks import CheckMonitors, FiniteLoss, Stopwatch, UnitFigures
 from pellucid.checkpoint import check_fits, read_checkpoint, run_directory_of
-from pellucid.cli.checks import check_batch_size, check_data, check_trains
+from pellucid.cli.checks import check_batch_size, check_data, check_trains, describe_weights
 from pellucid.cli.options import PellucidCLI, as_dict, blame
 from pellucid.cli.predictions import write_predictions
 from pellucid.cli.quiet import quiet
@@ -150,8 +150,9 @@ class Run:
                 text = yaml.safe_dump(self.cli.complete_config(), sort_keys=False)
                 (self.directory / "config.yaml").write_text(text, encoding="utf-8")
             self._say(f"{self.command}: {self.directory}")
-            if self.cli.model.loaded_weights is not None:
-                self._say(str(self.cli.model.loaded_weights))
+            new = self.trains and self.cli.config.ckpt_path is None
+            if (weights := describe_weights(self.cli.model, new=new)) is not None:
+                self._say(weights)
             getattr(self, f"_{self.command}")()
         except (UserError, BatchError) as error:
             self._discard()

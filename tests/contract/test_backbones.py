@@ -94,6 +94,22 @@ def test_what_weights_want_reaches_data_results_and_explanations(
     assert torch.load(again, weights_only=True)["normalisation"]["mean"] == half
 
 
+def test_layers_that_stay_as_they_were_drawn_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Configs for pretrained networks freeze them; without weights nothing useful is frozen."""
+    words, frozen = words_for("small", tmp_path), "--model.trainable_stages=1"
+    assert call("fit", *words, frozen) == 0
+    said = capsys.readouterr().out
+    assert "weights: none; 3 of the backbone's 4 stages stay as they were drawn" in said
+    assert "model.trainable_stages null trains all" in said
+    checkpoint = only_run(tmp_path, "icnn_parts") / "checkpoints" / "last.ckpt"
+    # What comes from a checkpoint or is trained is not as it was drawn.
+    assert call("test", *words, frozen, f"--ckpt_path={checkpoint}") == 0
+    assert call("fit", *words) == 0
+    assert "weights: none" not in capsys.readouterr().out
+
+
 class Trap:
     def __reduce__(self) -> Any:
         return os.system, ("touch trapped",)
