@@ -152,8 +152,12 @@ def test_wrong_files_are_refused(
             read_weights(path)
     assert not (tmp_path / "trapped").exists()
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(WeightsError, match="holds no state dict"):
+    with pytest.raises(WeightsError, match=r"holds no state dict \(names and tensors\) but a list"):
         read_weights(tmp_path / "list.pth")
+    # As timm's and DeiT's training scripts write them.
+    torch.save({"model": {"a": torch.ones(1)}, "epoch": 3}, tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match=r"but model, epoch; save the state_dict alone"):
+        read_weights(tmp_path / "model.pth")
     with pytest.raises(WeightsError, match=r"IMAGENET1K_V1.*there is no file 'IMAGENET1K_V9'"):
         Backbone("resnet18", "IMAGENET1K_V9")
 
@@ -184,6 +188,20 @@ def test_a_refusal_lists_every_tensor(resnet_file: Path, tmp_path: Path) -> None
         error
     )
     assert "(64, 1, 7, 7) in the file, (64, 3, 7, 7) wanted" in str(error)
+
+
+def test_weights_that_are_no_numbers_are_refused(resnet_file: Path, tmp_path: Path) -> None:
+    """Training with them would end with a loss that is not finite, and blame the learning rate."""
+    state = torch.load(resnet_file, weights_only=True)
+    state["fc.weight"][0, 0] = torch.nan  # Not used: no reason to refuse.
+    torch.save(state, tmp_path / "diverged.pth")
+    Backbone("resnet18", str(tmp_path / "diverged.pth"))
+    state["layer1.0.conv1.weight"][1, 2, 0, 1] = torch.inf
+    state["bn1.running_var"][3] = torch.nan
+    torch.save(state, tmp_path / "diverged.pth")
+    match = r"diverged.pth' .* not finite: 2 tensors \(bn1.running_var, layer1.0.conv1.weight\)"
+    with pytest.raises(WeightsError, match=match):
+        Backbone("resnet18", str(tmp_path / "diverged.pth"))
 
 
 def test_a_truncated_safetensors_file_is_refused(tmp_path: Path) -> None:

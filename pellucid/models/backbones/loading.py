@@ -62,7 +62,8 @@ def load(
 
     Raises:
         WeightsError: A tensor is missing or has another shape, or one of the layers that are used
-            goes on where the network's ends: the weights are of another network.
+            goes on where the network's ends: the weights are of another network. Or a value is
+            not finite.
     """
     # A counter that files from before PyTorch 0.4.1 do not have, and nothing here reads.
     needed = {key for key in used if not key.endswith("num_batches_tracked")}
@@ -77,6 +78,11 @@ def load(
         misfits = tuple(missing), tuple(unexpected), tuple(misshapen)
         message = _misfit(state, network, *misfits)
         raise WeightsError(f"weights {source!r} are not of a {name}: {message}", *misfits)
+    if broken := tuple(sorted(key for key in needed if not bool(state[key].isfinite().all()))):
+        raise WeightsError(
+            f"weights {source!r} have values that are not finite: {len(broken)} tensors "
+            f"({_few(broken)}); its training has diverged, give an earlier checkpoint"
+        )
     with torch.no_grad():
         for key in used:
             if key in state:

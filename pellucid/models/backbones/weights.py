@@ -105,7 +105,10 @@ def read_weights(file: str | Path) -> Weights:
         or not state
         or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
     ):
-        raise WeightsError(f"weights file {str(file)!r} holds no state dict (names and tensors)")
+        raise WeightsError(
+            f"weights file {str(file)!r} holds no state dict (names and tensors) but "
+            f"{_describe(state)}; save the state_dict alone"
+        )
     record = normalisation_of(content)
     origin = _origin(content.get("hyper_parameters"))
     if origin is not None and any(name.startswith(f"{_OWN_PREFIX}stages.") for name in state):
@@ -116,6 +119,14 @@ def read_weights(file: str | Path) -> Weights:
         }
         return Weights(own, record, origin, len(state) - len(own))
     return Weights(dict(state), record)
+
+
+def _describe(content: Any) -> str:
+    """The first names of a dictionary, or what else a file holds."""
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    names = [str(name) for name in content][:4]
+    return ", ".join(names) + (" ..." if len(content) > len(names) else "") if names else "nothing"
 
 
 def _origin(settings: Any) -> Origin | None:
