@@ -182,6 +182,11 @@ class ImageDataModule(pl.LightningDataModule, ABC):
         return ()
 
     @property
+    def instability_parts(self) -> Sequence[str]:
+        """Names of those landmarks that location instability looks at."""
+        return self.part_names
+
+    @property
     def factor_names(self) -> Sequence[str]:
         """Names of the generative factors, in the order of ``factors``; empty without any."""
         return ()

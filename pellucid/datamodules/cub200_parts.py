@@ -61,8 +61,10 @@ class CUB200Parts(ImageDataModule):
         categories: Species: numbers from 1 to 200 (in YAML without leading zeros, it reads 010 as
             8), published names (``001.Black_footed_Albatross``), or names without number (``black
             footed albatross``); their order is that of ``label``. None: all.
-        landmarks: Landmarks that make ``parts``, in their order; ``[forehead, back, tail]`` are
-            those of the paper's location instability. None: all fifteen.
+        landmarks: Landmarks that make ``parts``, in their order. None: all fifteen, as part purity
+            and consistency are published.
+        instability_landmarks: Those of them that location instability looks at;
+            ``[forehead, back, tail]`` in the paper. None: all of ``landmarks``.
         crop_to_box: Whether an image is the bird's bounding box, not the photograph.
         segmentations: Folder of the data set's segmentations, which are published apart, in the
             layout of ``images`` as PNG; they make ``mask``. None: ``segmentations`` in the
@@ -89,6 +91,7 @@ class CUB200Parts(ImageDataModule):
         root: str,
         categories: list[int | str] | None = None,
         landmarks: list[str] | None = None,
+        instability_landmarks: list[str] | None = None,
         crop_to_box: bool = True,
         segmentations: str | None = None,
         image_size: int = 224,
@@ -106,6 +109,9 @@ class CUB200Parts(ImageDataModule):
         self.annotations = read_annotations(self.root)
         self._categories = find_categories(self.annotations.class_names, categories)
         self._landmarks = find_landmarks(self.annotations.part_names, landmarks)
+        self._located = find_landmarks(
+            self.part_names, instability_landmarks, "instability_landmarks"
+        )
         rows = np.flatnonzero(np.isin(self.annotations.labels, self._categories)).tolist()
         files = {row: self.annotations.files[row] for row in rows}
         _check_present(self.root / "images", files.values())
@@ -130,6 +136,11 @@ class CUB200Parts(ImageDataModule):
     def part_names(self) -> Sequence[str]:
         """Names of the chosen landmarks."""
         return tuple(self.annotations.part_names[i] for i in self._landmarks)
+
+    @property
+    def instability_parts(self) -> Sequence[str]:
+        """Names of the landmarks that location instability looks at."""
+        return tuple(self.part_names[i] for i in self._located)
 
     def prepare_data(self) -> None:
         """Check that every image can be decoded and that the boxes and masks fit the images."""

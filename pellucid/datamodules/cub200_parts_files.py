@@ -167,12 +167,15 @@ def find_categories(
     return tuple(chosen)
 
 
-def find_landmarks(part_names: Sequence[str], landmarks: Sequence[str] | None) -> tuple[int, ...]:
+def find_landmarks(
+    part_names: Sequence[str], landmarks: Sequence[str] | None, option: str = "landmarks"
+) -> tuple[int, ...]:
     """Positions of landmarks in ``part_names``.
 
     Args:
-        part_names: As published, ``left eye``.
+        part_names: As published, ``left eye``, those that there are to choose from.
         landmarks: Names, in any spelling of case and with spaces or underscores; None: all.
+        option: What to call them.
 
     Raises:
         ValueError: There is no such landmark, none is named, or one twice.
@@ -183,12 +186,12 @@ def find_landmarks(part_names: Sequence[str], landmarks: Sequence[str] | None) -
     for name in landmarks:
         if _spelt(name) not in known:
             raise ValueError(
-                f"landmarks: there is no {name!r}; {nearest(_spelt(name), known, show=15)}"
+                f"{option}: there is no {name!r}; {nearest(_spelt(name), known, show=15)}"
             )
     chosen = tuple(known[_spelt(name)] for name in landmarks)
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(
-            f"landmarks must name at least one landmark and none twice, got {list(landmarks)}; "
+            f"{option} must name at least one landmark and none twice, got {list(landmarks)}; "
             f"null takes all {len(part_names)}"
         )
     return chosen

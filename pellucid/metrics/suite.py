@@ -1,6 +1,6 @@
 """The metrics of units that every run reports: what each needs, and what it is given."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -42,6 +42,10 @@ class Data(Protocol):
     @property
     def part_names(self) -> Any:
         """Names of the landmarks and masks."""
+
+    @property
+    def instability_parts(self) -> Any:
+        """Names of the landmarks that location instability looks at."""
 
     @property
     def num_classes(self) -> int:
@@ -103,6 +107,34 @@ def _landmarks(units: Units) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
 def _update_numbered(metric: Any, units: Units) -> None:
     """Instability and purity, which want the images' numbers."""
     metric.update(*_landmarks(units), index=units.batch.get("index"), grid=units.grid)
+
+
+class _InstabilityOfSome(LocationInstability):
+    """Location instability by some of the batch's landmarks."""
+
+    def __init__(self, num_units: int, part_names: Sequence[str], chosen: Sequence[str]) -> None:
+        super().__init__(num_units, chosen)
+        self.columns = [part_names.index(name) for name in chosen]
+
+    def update(
+        self,
+        maps: Tensor,
+        parts: Tensor,
+        part_visible: Tensor,
+        image_size: tuple[int, int],
+        index: Tensor | None = None,
+        grid: tuple[float, float] | None = None,
+    ) -> None:
+        """Look at one batch with all its landmarks."""
+        parts, part_visible = parts[:, self.columns], part_visible[:, self.columns]
+        super().update(maps, parts, part_visible, image_size, index, grid)
+
+
+def _make_instability(count: int, data: Data) -> LocationInstability:
+    names, chosen = tuple(data.part_names), tuple(data.instability_parts)
+    if chosen == names:
+        return LocationInstability(count, names)
+    return _InstabilityOfSome(count, names, chosen)
 
 
 def _label(metric: Any, units: Units) -> Tensor | None:
@@ -204,7 +236,7 @@ def _update_sparsity(metric: DecisionSparsity, units: Units) -> None:
 METRICS: Mapping[str, _Entry] = {
     "location_instability": _Entry(
         _PARTS,
-        lambda count, data: LocationInstability(count, tuple(data.part_names)),
+        _make_instability,
         _update_numbered,
         each_epoch=True,
     ),

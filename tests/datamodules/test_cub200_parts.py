@@ -158,6 +158,15 @@ def test_chosen_landmarks_come_in_their_order(root):
         assert item["part_visible"].tolist() == [True, True]
 
 
+def test_location_instability_can_look_at_some_of_the_landmarks(root):
+    data = CUB200Parts(str(root), instability_landmarks=["Tail", "left_eye"])
+    assert data.instability_parts == ("tail", "left eye")
+    assert data.part_names == PARTS
+    assert CUB200Parts(str(root)).instability_parts == PARTS
+    with pytest.raises(ValueError, match=r"^instability_landmarks: there is no 'tail'; there is b"):
+        CUB200Parts(str(root), landmarks=["back", "beak"], instability_landmarks=["tail"])
+
+
 @pytest.mark.parametrize("landmarks", [["left eye", "back"], ["left eye", "right eye", "back"]])
 def test_a_mirror_swaps_left_and_right_whichever_are_chosen(root, landmarks):
     data = CUB200Parts(str(root), landmarks=landmarks, image_size=96, augment=True)

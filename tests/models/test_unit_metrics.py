@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from pellucid.datamodules.synthetic_parts import SyntheticParts
 from pellucid.metrics import (
     DecisionSparsity,
+    LocationInstability,
     NetworkDissection,
+    PartPurity,
     PartStability,
     category_balance,
     category_purity,
@@ -172,7 +174,7 @@ def test_a_sigmoid_has_no_balance(data: SyntheticParts) -> None:
 
 class Bare:
     provides = frozenset({"image", "label"})
-    part_names, num_classes = (), 1
+    part_names, instability_parts, num_classes = (), (), 1
 
 
 def test_what_is_not_built_has_a_reason() -> None:
@@ -245,6 +247,37 @@ def test_parts_of_a_category_are_concepts_of_their_own() -> None:
     expected = network_dissection(maps, own, quantile=0.01)
     torch.testing.assert_close(metric.iou(), expected, rtol=0.2, atol=0.01, equal_nan=True)
     assert metric.iou()[0, 0] > 10 * metric.iou()[0, 2]
+
+
+class Birds:
+    provides = frozenset({"image", "parts", "part_visible", "index"})
+    class_names, num_classes, parts_by_category = ("wren", "tern"), 2, False
+    part_names, instability_parts = ("back", "beak", "tail"), ("tail", "back")
+
+
+def test_location_instability_can_look_at_some_of_the_parts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.rand(9, 4, 5, 5, generator=generator)
+    batch: Any = {
+        "image": torch.zeros(9, 3, 40, 40),
+        "parts": 40 * torch.rand(9, 3, 2, generator=generator),
+        "part_visible": torch.rand(9, 3, generator=generator) < 0.8,
+        "index": torch.arange(9),
+    }
+    built, _ = make_suite(4, Birds(), names=["location_instability", "part_purity"])
+    update_suite(built, Units(batch=batch, maps=maps, respond=torch.abs))
+    metric, purity = built["location_instability"], built["part_purity"]
+    assert isinstance(metric, LocationInstability)
+    assert isinstance(purity, PartPurity)
+    assert metric.part_names == ("tail", "back")
+    assert purity.part_names == Birds.part_names
+    parts, visible = batch["parts"][:, [2, 0]], batch["part_visible"][:, [2, 0]]
+    expected = location_instability(maps, parts, visible, (40, 40))
+    assert torch.equal(metric.compute(), expected)
+    assert not torch.equal(
+        expected, location_instability(maps, batch["parts"], batch["part_visible"], (40, 40))
+    )
+    assert metric.per_unit().shape == (4, 2)
 
 
 def test_shared_parts_are_concepts_of_all_categories(data: SyntheticParts) -> None:
