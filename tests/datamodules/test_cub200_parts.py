@@ -477,9 +477,10 @@ def real_root():
 
 def test_the_real_annotations_line_by_line():
     root = real_root()
-    start = time.perf_counter()
+    # The processor's time: other programs must not decide.
+    start = time.process_time()
     found = read_annotations(root)
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
     assert found.part_names == PARTS
     assert (len(found.files), len(found.class_names)) == (11_788, 200)
     assert found.is_train.sum() == 5994
