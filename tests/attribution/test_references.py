@@ -388,6 +388,18 @@ def test_smooth_grad_by_a_loop():
     torch.testing.assert_close(found.pixels, total.abs(), atol=1e-6, rtol=1e-4)
 
 
+def test_smooth_grad_draws_the_same_however_many_copies_are_run_at_once():
+    # 3 x 5 x 5 values: only multiples of 16 does torch draw at once as it draws them one by one.
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(36, 3))
+    image, target = torch.randn(2, 3, 5, 5), torch.tensor([0, 2])
+    one, some, all_ = (
+        make_method("smooth_grad", samples=7, per_run=per_run).attribute(net, image, target).pixels
+        for per_run in (1, 6, 64)
+    )
+    torch.testing.assert_close(some, one, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(all_, one, atol=1e-6, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
