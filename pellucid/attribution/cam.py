@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pellucid.attribution.functions import (
     MOVING,
@@ -57,45 +58,46 @@ class CAM(AttributionMethod):
         """See :meth:`AttributionMethod.check`: refuses all but an average and an affine layer."""
         if image is not None:
             with evaluating(network), torch.inference_mode(False), torch.enable_grad():
-                _run(network, image[:1].detach().clone())
+                _without_maps(network, image[:1].detach().clone())
 
     def explain(self, network: nn.Module, image: Tensor, target: Tensor | None) -> Finding:
         """See :meth:`AttributionMethod.explain`."""
-        scores, averages = _run(network, image)
-        check_scores(scores, len(image), target)
+        without, number = _without_maps(network, image[:1])
+        with _Cut(number) as cut:
+            scores = check_scores(network(image.detach()), len(image), target)
         chosen = (scores.argmax(1) if target is None else target).unsqueeze(1)
         score = scores.gather(1, chosen)
-        assert averages.maps is not None  # Or it would have been refused.
-        (weight,) = torch.autograd.grad(score.sum(), averages.maps)
-        heat = (weight * averages.maps.detach()).sum(1)
-        without, _ = _run(network, image[:1], empty=averages.count)
+        if cut.maps is None:
+            raise UnsupportedNetwork("network", "it averages other maps of some images", _REMEDY)
+        (weight,) = torch.autograd.grad(score.sum(), cut.maps)
+        heat = (weight * cut.maps.detach()).sum(1)
         promised = (score.squeeze(1) - without[0][chosen.squeeze(1)]).detach()
         error = completeness_error(heat.double().flatten(1).sum(1), promised.double())
         return Finding(heat=heat, scores=scores, error=error)
 
 
 class _Averages(FunctionRules):
-    """Cuts a network off below each average over all places, and watches what follows the last.
+    """Puts zeros in place of the maps of each average, and watches what follows the last.
 
     Args:
         layers: Names of the running layers.
-        empty: Number of an average, from 1, whose maps zeros are put in place of; 0: none.
     """
 
-    def __init__(self, layers: list[str], empty: int) -> None:
+    def __init__(self, layers: list[str]) -> None:
         rules: dict[str, Rule] = dict.fromkeys(_AVERAGES, self.average)
         super().__init__(CAM.label, rules, None, layers, _REMEDY)
-        self.empty, self.count = empty, 0
-        self.maps: Tensor | None = None
+        self.calls, self.last = 0, 0
+        """Functions that may average so far, and which of them, from 1, was the last average."""
         self.after: UnsupportedNetwork | None = None
 
     def __torch_function__(
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        result = super().__torch_function__(func, types, args, kwargs)
         name = function_name(func)
+        self.calls += name in _AVERAGES
+        result = super().__torch_function__(func, types, args, kwargs)
         known = name in _AFTER or name in _AVERAGES or not depends(result)
-        if self.maps is not None and not known and self.after is None:
+        if self.last and not known and self.after is None:
             self.after = self.refusal(f"{name}() follows the average: no sum over places")
         return result
 
@@ -104,15 +106,40 @@ class _Averages(FunctionRules):
         result = func(*args, **kwargs)
         maps = args[0] if args else kwargs["input"]
         if not _is_average(maps, result):
-            if self.maps is not None and self.after is None:
+            if self.last and self.after is None:
                 self.after = self.refusal(f"{function_name(func)}() follows the average")
             return result
-        self.count, self.after = self.count + 1, None
-        leaf = torch.zeros_like(maps) if self.count == self.empty else maps.detach().clone()
-        self.maps = leaf.requires_grad_()
-        if args:
-            return func(self.maps, *args[1:], **kwargs)
-        return func(**(kwargs | {"input": self.maps}))
+        self.last, self.after = self.calls, None
+        return _average(func, torch.zeros_like(maps).requires_grad_(), args, kwargs)
+
+
+class _Cut(TorchFunctionMode):
+    """Cuts a network off below an average, so that gradients are kept of what follows alone.
+
+    Args:
+        number: Of the average among the functions that may average, from 1.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number, self.calls = number, 0
+        self.maps: Tensor | None = None
+
+    def __torch_function__(
+        self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.calls += function_name(func) in _AVERAGES
+        if self.maps is not None or self.calls < self.number:
+            return func(*args, **kwargs)
+        maps: Tensor = args[0] if args else kwargs["input"]
+        self.maps = maps.detach().clone().requires_grad_()
+        return _average(func, self.maps, args, kwargs)
+
+
+def _average(func: Function, maps: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The average of other maps than those of the call."""
+    return func(maps, *args[1:], **kwargs) if args else func(**(kwargs | {"input": maps}))
 
 
 def _is_average(maps: Any, result: Any) -> bool:
@@ -126,21 +153,20 @@ def _is_average(maps: Any, result: Any) -> bool:
     )
 
 
-def _run(network: nn.Module, image: Tensor, empty: int = 0) -> tuple[Tensor, _Averages]:
-    """Scores (B, K) that depend on the last averaged maps alone, and those maps.
+def _without_maps(network: nn.Module, image: Tensor) -> tuple[Tensor, int]:
+    """Scores (1, K) of no maps, and which function that may average is the last average, from 1.
 
     Args:
         network: The network.
-        image: (B, C, H, W).
-        empty: See :class:`_Averages`.
+        image: (1, C, H, W).
 
     Raises:
         UnsupportedNetwork: No maps are averaged, or the scores are no affine function of averages.
     """
-    with layer_names(network) as layers, _Averages(layers, empty) as averages:
+    with layer_names(network) as layers, _Averages(layers) as averages:
         scores: Tensor = network(image.detach().requires_grad_())
     if averages.after is not None:
         raise averages.after
-    if averages.maps is None or not depends(scores):
+    if not averages.last or not depends(scores):
         raise UnsupportedNetwork("network", "it averages no maps over all places", _REMEDY)
-    return scores, averages
+    return scores.detach(), averages.last

@@ -57,7 +57,7 @@ class IntegratedGradients(AttributionMethod):
         steps: int = 32,
         most_steps: int = 512,
         tolerance: float = TOLERANCE,
-        per_run: int = 64,
+        per_run: int = 32,
     ) -> None:
         for name, value in {"steps": steps, "per_run": per_run}.items():
             if value < 1:

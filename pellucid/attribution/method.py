@@ -90,7 +90,10 @@ class ClassScores(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, K) logits of images (B, C, H, W)."""
-        scores: Tensor = self.model.class_scores(image)  # type: ignore[operator]
+        # With the channels last, convolutions and pooling on processors take half to two thirds of
+        # the time, and a method looks at each image tens or hundreds of times.
+        laid_out = image.contiguous(memory_format=torch.channels_last)
+        scores: Tensor = self.model.class_scores(laid_out)  # type: ignore[operator]
         return scores
 
 

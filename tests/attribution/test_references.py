@@ -306,6 +306,39 @@ def test_cam_by_hand():
     torch.testing.assert_close(total, score, atol=1e-5, rtol=1e-4)
 
 
+class Excited(nn.Module):
+    """Averages maps twice: as weights of channels, and at the end; and something else besides."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3)
+        self.last = nn.Linear(6, 4)
+        self.shift = nn.Parameter(torch.randn(1, 6, 2, 2))
+        self.kept = []
+
+    def forward(self, image):
+        maps = F.relu(self.first(image))
+        maps = maps * maps.mean((2, 3), keepdim=True).sigmoid() + self.shift.mean((2, 3), True)
+        maps = F.relu(self.second(maps))
+        self.kept.append(maps.requires_grad)
+        return self.last(F.adaptive_avg_pool2d(maps, 1).flatten(1))
+
+
+def test_cam_is_of_the_last_average_and_keeps_no_gradient_below_it():
+    torch.manual_seed(3)
+    net, image, target = Excited(), torch.randn(3, 3, 9, 9), torch.tensor([0, 1, 3])
+    found = make_method("cam").attribute(net, image, target)
+    # One image is looked at with gradients, to see what follows the average; all are without.
+    assert net.kept == [True, False]
+    with torch.no_grad():
+        maps = F.relu(net.first(image))
+        maps = maps * maps.mean((2, 3), keepdim=True).sigmoid()
+        maps = F.relu(net.second(maps + net.shift.mean((2, 3), keepdim=True)))
+        wanted = (net.last.weight[target][:, :, None, None] * maps).sum(1) / maps[0, 0].numel()
+    torch.testing.assert_close(found.heat, wanted, atol=1e-6, rtol=1e-4)
+    assert float(found.completeness_error.max()) < 1e-4
+
+
 def test_cam_refuses_a_head_that_is_not_linear():
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)]
     net = nn.Sequential(nn.Conv2d(3, 4, 3), *head)
@@ -353,6 +386,18 @@ def test_smooth_grad_by_a_loop():
             noisy = (image[i] + width * drawn)[None]
             total[i] += gradients(net, noisy, target[i : i + 1])[0] / 5
     torch.testing.assert_close(found.pixels, total.abs(), atol=1e-6, rtol=1e-4)
+
+
+def test_smooth_grad_draws_the_same_however_many_copies_are_run_at_once():
+    # 3 x 5 x 5 values: only multiples of 16 does torch draw at once as it draws them one by one.
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(36, 3))
+    image, target = torch.randn(2, 3, 5, 5), torch.tensor([0, 2])
+    one, some, all_ = (
+        make_method("smooth_grad", samples=7, per_run=per_run).attribute(net, image, target).pixels
+        for per_run in (1, 6, 64)
+    )
+    torch.testing.assert_close(some, one, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(all_, one, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

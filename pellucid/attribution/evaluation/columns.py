@@ -108,6 +108,7 @@ class Judge:
             subject.target,
             squares=settings.squares,
             seed=settings.seed,
+            batch_size=settings.batch_size,
         )
 
     def _attempt(self, key: str, look: Callable[[], Found]) -> Found | None:
@@ -161,6 +162,7 @@ class Judge:
                     maps,
                     self.subject.target[rows],
                     steps=self.settings.steps,
+                    batch_size=self.settings.batch_size,
                 )
                 area = self._attempt(key, look)
                 values[key] = maps.new_full((len(maps),), torch.nan) if area is None else area

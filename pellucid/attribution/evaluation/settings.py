@@ -30,8 +30,9 @@ class Settings:
     """Changes of each of them."""
     resamples: int = RESAMPLES
     """Resampled means of a bootstrap interval."""
-    batch_size: int = 64
-    """Images that are explained at once."""
+    batch_size: int = 32
+    """Images that are explained, or looked at, at once. Where more are, a processor spends more on
+    fetching memory for gradients than the larger batch saves."""
     randomised_images: int = 32
     """The first so many images are also explained with all parameters of the network drawn anew;
     0: none."""
