@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -11,8 +12,9 @@ from torch.nn import functional as F
 # Values looked at together, which bounds the memory of one update.
 _BLOCK = 2**19
 
-# Rows of a tile: few enough that a tile is small, enough that there are few of them.
-_ROWS = 8
+# Values of a tile, next to each other in memory: torch takes the greatest of 32 several times as
+# fast as that of 16, and of larger tiles too many values would be looked at in vain.
+_TILE = 32
 
 
 def upsampled(planes: Tensor, size: Sequence[int], peak: Tensor) -> Tensor:
@@ -31,19 +33,24 @@ def upsampled(planes: Tensor, size: Sequence[int], peak: Tensor) -> Tensor:
 
 
 def tiles_of(maps: Tensor) -> Tensor:
-    """Greatest value of each tile of eight rows and one column; reads each map once.
+    """Greatest value of each tile, of 32 values next to each other; reads each map once.
 
     Args:
-        maps: (..., h, w) float.
+        maps: (B, U, h, w) float.
 
     Returns:
-        (..., ceil(h / 8), w) float; the last tiles have fewer rows where eight do not divide h.
+        (B, U, ceil(h * w / 32)) float; tiles go on from one row to the next, and the last one has
+        fewer values where 32 do not divide h * w.
     """
-    whole = maps.shape[-2] // _ROWS * _ROWS
-    tiles = rearrange(maps[..., :whole, :], "... (y row) x -> ... y row x", row=_ROWS).amax(-2)
-    if whole == maps.shape[-2]:
-        return tiles
-    return torch.cat((tiles, maps[..., whole:, :].amax(-2, keepdim=True)), dim=-2)
+    return _in_tiles(maps).amax(-1)
+
+
+def _in_tiles(maps: Tensor) -> Tensor:
+    """(B, U, N, 32) the values of maps, filled up with what is above no floor."""
+    flat = maps.flatten(2)
+    if flat.shape[2] % _TILE:
+        flat = F.pad(flat, (0, -flat.shape[2] % _TILE), value=-torch.inf)
+    return rearrange(flat, "b u (tile value) -> b u tile value", value=_TILE)
 
 
 def values_above(
@@ -56,7 +63,7 @@ def values_above(
 
     Args:
         maps: (B, U, h, w) float32.
-        tiles: (B, U, ceil(h / 8), w), what :func:`tiles_of` gives for them.
+        tiles: (B, U, N), what :func:`tiles_of` gives for them.
         floor: (U,) float32.
         size: Height and width to upsample to.
 
@@ -67,7 +74,7 @@ def values_above(
     if maps.shape[2:] == torch.Size(size):
         return _own_values_above(maps, tiles, floor)
     # Nothing between the values of a map is above the greatest of them.
-    bright = (tiles.amax((2, 3)) > floor).T.flatten().nonzero().squeeze(1)
+    bright = true_places((tiles.amax(2) > floor).T.flatten())
     return _values_between(maps, bright, floor, size) if len(bright) else iter(())
 
 
@@ -75,33 +82,27 @@ def _own_values_above(
     maps: Tensor, tiles: Tensor, floor: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """What :func:`values_above` yields without upsampling."""
-    images, units, height, width = maps.shape
-    flat = maps.reshape(-1)
-    down = torch.arange(0, _ROWS * width, width, device=maps.device)
-    across = tiles.shape[2] * width
-    reaches = rearrange(tiles, "b u y x -> u b (y x)") > rearrange(floor, "u -> u 1 1")
-    for tile in torch.split(true_places(reaches.flatten()), max(1, _BLOCK // _ROWS)):
+    images, units, number = tiles.shape
+    pixels = maps.shape[2] * maps.shape[3]
+    values = _in_tiles(maps).reshape(-1, _TILE)
+    reaches = rearrange(tiles > rearrange(floor, "u -> u 1"), "b u tile -> u b tile")
+    for some in torch.split(true_places(reaches.flatten()), max(1, _BLOCK // _TILE)):
         # Selecting is ten times as fast as indexing, and dividing slow.
-        plane = tile // across
-        within = tile - plane * across
-        strip = within // width
+        plane = some // number
+        within = some - plane * number
         unit = plane // images
         image = plane - unit * images
-        first = within + strip * ((_ROWS - 1) * width)
-        shift = image * (height * width)
-        place = (first + (image * units + unit) * (height * width)).unsqueeze(1) + down
-        if height % _ROWS:
-            # What the last tiles lack below, their top row stands for, and is then left out.
-            lacks = (strip * _ROWS).unsqueeze(1) + down // width >= height
-            place = torch.where(lacks, place[:, :1], place)
-        value = flat.index_select(0, place.flatten())
-        above = value.view_as(place) > floor.index_select(0, unit).unsqueeze(1)
-        if height % _ROWS:
-            above &= ~lacks
+        value = values.index_select(0, (image * units + unit) * number + within)
+        above = value > floor.index_select(0, unit).unsqueeze(1)
         hit = true_places(above.flatten())
-        row = hit >> 3
-        pixel = ((first + shift).index_select(0, row)).add_(down.index_select(0, hit & 7))
-        yield unit.index_select(0, row), pixel, value.index_select(0, hit)
+        tile = hit >> (_TILE.bit_length() - 1)
+        # Pixel of a tile's first value, less where that is among those looked at.
+        shift = image * pixels + (within - torch.arange(len(some), device=some.device)) * _TILE
+        yield (
+            unit.index_select(0, tile),
+            shift.index_select(0, tile).add_(hit),
+            value.flatten().index_select(0, hit),
+        )
 
 
 def _values_between(
@@ -194,7 +195,7 @@ def _between(cells: int, pixels: int) -> tuple[Tensor, Tensor]:
 
 
 def true_places(flags: Tensor) -> Tensor:
-    """Where flags of which few are set are set; three times as fast as ``nonzero``.
+    """Where flags are set; on a CPU up to ten times as fast as ``nonzero``.
 
     Args:
         flags: (N,) bool.
@@ -202,7 +203,6 @@ def true_places(flags: Tensor) -> Tensor:
     Returns:
         (M,) int64, rising.
     """
-    words = F.pad(flags, (0, -len(flags) % 8)).view(torch.int64)
-    word = words.nonzero().squeeze(1)
-    byte = words.index_select(0, word).view(torch.bool).nonzero().squeeze(1)
-    return word.index_select(0, byte >> 3).mul_(8).add_(byte & 7)
+    if flags.device.type != "cpu":
+        return flags.nonzero().squeeze(1)
+    return torch.from_numpy(np.flatnonzero(flags.numpy()))

@@ -9,9 +9,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from pellucid.metrics import NetworkDissection, bright_values, network_dissection
+from pellucid.metrics import (
+    NetworkDissection,
+    bright_values,
+    concept_pixels,
+    network_dissection,
+)
 from pellucid.metrics.bright_values import tiles_of, values_above
-from pellucid.metrics.concept_pixels import concepts_by_pixel
+from pellucid.metrics.concept_pixels import concepts_by_pixel, regions_of
 from pellucid.metrics.streaming_quantile import LevelGrid
 
 CONCEPTS = ("head", "tail", "fur", "red", "blue")
@@ -575,6 +580,17 @@ def test_concepts_by_pixel_against_a_loop() -> None:
         found = [c for c in range(7) if masks[image, c, pixel // 5, pixel % 5]]
         assert table[:, place].tolist() == found + [7] * (len(table) - len(found))
     assert concepts_by_pixel(masks & False)[0].shape == (0, 60)
+
+
+@pytest.mark.parametrize("codes", [4, 2**18])
+def test_regions_against_a_loop(monkeypatch, codes) -> None:
+    monkeypatch.setattr(concept_pixels, "_CODES", codes)
+    masks = torch.rand(7, 60, generator=torch.Generator().manual_seed(0)) < 0.3
+    masks[2] = False
+    region, member = regions_of(masks)
+    columns = [tuple(column) for column in masks.T.tolist()]
+    assert sorted(tuple(column) for column in member.T.tolist()) == sorted(set(columns))
+    assert [tuple(member[:, number].tolist()) for number in region] == columns
 
 
 @pytest.mark.parametrize(
