@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pellucid.batch import BatchError
 from pellucid.callbacks import CheckMonitors, FiniteLoss, Stopwatch, UnitFigures
 from pellucid.checkpoint import check_fits, read_checkpoint, run_directory_of
-from pellucid.cli.checks import check_batch_size, check_data, check_trains
+from pellucid.cli.checks import check_batch_size, check_data, check_optimisers, check_trains
 from pellucid.cli.memory import keep_freed_memory
 from pellucid.cli.options import PellucidCLI, as_dict, blame
 from pellucid.cli.predictions import write_predictions
@@ -65,6 +65,7 @@ def run_command(command: str, words: Sequence[str]) -> None:
         if trains := command in _TRAINING:
             keep_freed_memory()
             check_trains(as_dict(cli.config.trainer))
+            check_optimisers(cli.model, as_dict(cli.config.trainer))
         wanted = [split for split in _SPLITS[command] if split != "all" or cli.model.tests_all]
         check_data(cli.datamodule, wanted)
         if trains:
