@@ -324,6 +324,13 @@ def test_data_of_another_size_are_refused():
         trainer().fit(model, TinyData())
 
 
+@pytest.mark.parametrize("options", [{"batch_size": 1}, {"length": 1}])
+def test_a_batch_that_cannot_be_halved_is_refused_before_training(options):
+    message = "data.batch_size: FactorVAE halves each batch: it must have at least 2 images, got 1"
+    with pytest.raises(UserError, match=message):
+        trainer().fit(make("factor"), TinyData(**options))
+
+
 def test_size_and_channels_come_from_the_data_on_the_command_line():
     words = ["--model=pellucid.models.vae.VAE", "--data=tests.helpers.TinyData"]
     words += ["--data.image_size=16", "--model.encoder=mlp"]
