@@ -65,6 +65,35 @@ def check_trains(options: Mapping[str, Any]) -> None:
             raise UserError(f"trainer.{name}", problem)
 
 
+_ALONE: dict[str, tuple[float, str]] = {
+    "gradient_clip_val": (0, "give model.gradient_clip {value}, which clips each by itself"),
+    "accumulate_grad_batches": (1, "give a larger data.batch_size"),
+}
+"""Options of the trainer that are for one optimiser: which value means nothing, and what to do."""
+
+
+def check_optimisers(model: InterpretableModel, options: Mapping[str, Any]) -> None:
+    """Refuse what Lightning cannot do for a model that optimises by hand, and say what can be done.
+
+    Args:
+        model: The model.
+        options: Those of the trainer.
+
+    Raises:
+        UserError: Names the option and the remedy.
+    """
+    if model.automatic_optimization:
+        return
+    for name, (nothing, remedy) in _ALONE.items():
+        value = options.get(name)
+        if value is not None and value != nothing:
+            raise UserError(
+                f"trainer.{name}",
+                f"{value} is not for {type(model).__name__}, which has an optimiser for each of "
+                f"its networks; {remedy.format(value=value)}",
+            )
+
+
 def check_batch_size(model: InterpretableModel, data: ImageDataModule) -> None:
     """Check that batch normalisation over pooled features has more than one image to go by.
 

@@ -18,7 +18,14 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pellucid.batch import BatchError
 from pellucid.callbacks import CheckMonitors, FiniteLoss, Stopwatch, UnitFigures
 from pellucid.checkpoint import check_fits, read_checkpoint, run_directory_of
-from pellucid.cli.checks import check_batch_size, check_data, check_trains, describe_weights
+from pellucid.cli.checks import (
+    check_batch_size,
+    check_data,
+    check_optimisers,
+    check_trains,
+    describe_weights,
+)
+from pellucid.cli.memory import keep_freed_memory
 from pellucid.cli.options import PellucidCLI, as_dict, blame
 from pellucid.cli.predictions import write_predictions
 from pellucid.cli.quiet import quiet
@@ -62,7 +69,9 @@ def run_command(command: str, words: Sequence[str]) -> None:
     with quiet():
         cli = PellucidCLI(command, words)
         if trains := command in _TRAINING:
+            keep_freed_memory()
             check_trains(as_dict(cli.config.trainer))
+            check_optimisers(cli.model, as_dict(cli.config.trainer))
         wanted = [split for split in _SPLITS[command] if split != "all" or cli.model.tests_all]
         check_data(cli.datamodule, wanted)
         if trains:

@@ -89,7 +89,7 @@ class ACGAN(AdversarialGenerator):
     ) -> None:
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        if class_weight < 0:
+        if not class_weight >= 0:
             raise ValueError(f"class_weight must be at least 0, got {class_weight}")
         super().__init__(
             CodeSpace(num_noise, 0, (num_classes,)),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.batch import Batch
+from pellucid.errors import UserError
 from pellucid.losses.reconstruction import Likelihood
 from pellucid.losses.total_correlation import (
     density_ratio_total_correlation,
@@ -118,6 +119,22 @@ class FactorVAE(VAE, AdversarialModel):
                 betas=(0.5, 0.9),
             ),
         )
+
+    def setup(self, stage: str) -> None:
+        """Check that training batches have two halves; see :meth:`VAE.setup`.
+
+        Raises:
+            UserError: They have one image.
+        """
+        super().setup(stage)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and data is not None:
+            size = min(data.batch_size, len(data.dataset("train")))
+            if size < 2:
+                raise UserError(
+                    "data.batch_size",
+                    f"FactorVAE halves each batch: it must have at least 2 images, got {size}",
+                )
 
     def criterion(self, bound: Bound) -> dict[str, Tensor]:
         """See :meth:`VAE.criterion`."""

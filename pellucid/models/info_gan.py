@@ -120,7 +120,7 @@ class InfoGAN(AdversarialGenerator):
             ("pairs_balance", pairs_balance),
             ("pairs_strength", pairs_strength),
         ):
-            if value < 0:
+            if not value >= 0:
                 raise ValueError(f"{name} must be at least 0, got {value}")
         if q_hidden < 1:
             raise ValueError(f"q_hidden must be at least 1, got {q_hidden}; the paper has 128")

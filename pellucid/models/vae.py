@@ -25,8 +25,9 @@ from pellucid.models.layers.decoders import make_decoder
 from pellucid.models.layers.encoders import EncoderName, make_encoder
 from pellucid.models.layers.image_range import ImageRange, follow_the_data
 
-KL_MEMORY = 0.999
-"""What the running KL of each latent keeps at a training step: it is of the last 1,000 or so."""
+KL_MEMORY = 0.99
+"""What the running KL of each latent keeps at a training step: it is of the last 100 or so, as a
+quick run has a thousand, and what its first steps were says nothing of its end."""
 
 
 class Posterior(NamedTuple):

@@ -245,13 +245,25 @@ def test_plain_ddp_is_refused_in_one_line(tmp_path, capsys, monkeypatch):
             torch.distributed.destroy_process_group()
 
 
-def test_clipping_by_the_trainer_is_refused(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("option", "remedy"),
+    [
+        ("gradient_clip_val=1.0", "give model.gradient_clip 1.0"),
+        ("accumulate_grad_batches=2", "give a larger data.batch_size"),
+    ],
+)
+def test_what_lightning_cannot_do_for_several_optimisers_is_refused(
+    option, remedy, tmp_path, capsys
+):
     config = write_config(tmp_path, CONFIG)
     words = ["fit", "--config", config, "--run_root", tmp_path / "runs"]
-    assert call(*words, "--trainer.gradient_clip_val=1") == 2
+    assert call(*words, f"--trainer.{option}") == 2
     errors = capsys.readouterr().err
-    assert "gradient_clip_val" in errors
+    name, value = option.split("=")
+    assert f"trainer.{name}: {value} is not for Duel, which has an optimiser for each of" in errors
+    assert remedy in errors
     assert "Traceback" not in errors
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("step", [8, 10])

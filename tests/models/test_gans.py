@@ -238,10 +238,12 @@ def test_evaluation_draws_the_same_whenever_it_comes():
         ("GAN", {"ema_decay": 2.0}, r"ema_decay must be in \(0, 1\), got 2.0"),
         ("GAN", {"traversal_steps": 1}, r"traversal_steps must be at least 2, got 1"),
         ("InfoGAN", {"categorical_weight": -1}, r"categorical_weight must be at least 0, got -1"),
+        ("InfoGAN", {"pairs_balance": math.nan}, r"pairs_balance must be at least 0, got nan"),
         ("InfoGAN", {"q_hidden": 0}, r"q_hidden must be at least 1, got 0"),
         ("InfoGAN", {"categorical": (), "num_continuous": 0}, r"num_continuous must be above 0"),
         ("InfoGAN", {"categorical": (), "pairs_weight": 1.0}, r"pairs_weight is for categorical"),
         ("ACGAN", {"class_weight": -1}, r"class_weight must be at least 0, got -1"),
+        ("ACGAN", {"class_weight": math.nan}, r"class_weight must be at least 0, got nan"),
     ],
 )
 def test_wrong_arguments(name, options, message):

@@ -217,6 +217,16 @@ def test_the_running_kl_is_that_of_the_training_images_of_late():
     torch.testing.assert_close(model.mean_kl(torch.zeros(4)), wanted)
 
 
+def test_a_latent_that_died_in_a_quick_run_is_dead_at_its_end():
+    """As the active units of its test say: below 0.01 nats the report calls it dead."""
+    model = make("vae")
+    for step in range(1000):
+        model._remember(torch.tensor([5.0 if step < 300 else 0.0, 1.0, 0.5, 2.0]))
+    found = model.mean_kl(torch.zeros(4))
+    assert found[0] < 0.01
+    torch.testing.assert_close(found[1:], torch.tensor([1.0, 0.5, 2.0]))
+
+
 def test_an_untrained_model_sorts_by_the_images_at_hand():
     model = make("vae")
     wanted = terms_by_hand(model, images())[2].mean(0).sort(descending=True).values
@@ -322,6 +332,13 @@ def test_data_of_another_size_are_refused():
     model = VAE(8, 1, encoder="mlp")
     with pytest.raises(ValueError, match="channels is 1, but the data's images have 3"):
         trainer().fit(model, TinyData())
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 1}, {"length": 1}])
+def test_a_batch_that_cannot_be_halved_is_refused_before_training(options):
+    message = "data.batch_size: FactorVAE halves each batch: it must have at least 2 images, got 1"
+    with pytest.raises(UserError, match=message):
+        trainer().fit(make("factor"), TinyData(**options))
 
 
 def test_size_and_channels_come_from_the_data_on_the_command_line():

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import nn
 
 from pellucid.models.layers.encoders import EncoderName, check_network
+from pellucid.models.layers.transposed_convolution import TransposedConvolution
 
 
 def make_decoder(name: EncoderName, image_size: int, channels: int, inputs: int) -> nn.Sequential:
@@ -43,7 +44,7 @@ def burgess_decoder(image_size: int, channels: int, inputs: int) -> nn.Sequentia
         *(nn.Linear(256, 32 * 4 * 4), nn.ReLU()),
         nn.Unflatten(1, (32, 4, 4)),
         *convolutions,
-        nn.ConvTranspose2d(32, channels, 4, 2, 1),
+        TransposedConvolution(32, channels, 4, 2, 1),
     )
 
 
@@ -56,7 +57,7 @@ def locatello_decoder(image_size: int, channels: int, inputs: int) -> nn.Sequent
         *(nn.ConvTranspose2d(64, 64, 4, 2, 1), nn.ReLU()),
         *(nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.ReLU()),
         *(nn.ConvTranspose2d(32, 32, 4, 2, 1), nn.ReLU()),
-        nn.ConvTranspose2d(32, channels, 4, 2, 1),
+        TransposedConvolution(32, channels, 4, 2, 1),
     )
 
 
@@ -68,7 +69,7 @@ def infogan_mnist_decoder(image_size: int, channels: int, inputs: int) -> nn.Seq
         *(nn.Linear(1024, 128 * side * side), nn.ReLU()),
         nn.Unflatten(1, (128, side, side)),
         *(nn.ConvTranspose2d(128, 64, 4, 2, 1), nn.ReLU()),
-        nn.ConvTranspose2d(64, channels, 4, 2, 1),
+        TransposedConvolution(64, channels, 4, 2, 1),
     )
 
 

@@ -19,7 +19,7 @@ def random_affine(image: Tensor, strength: float = 0.15) -> Tensor:
     Raises:
         ValueError: ``strength`` is below 0.
     """
-    if strength < 0:
+    if not strength >= 0:
         raise ValueError(f"strength must be at least 0, got {strength}; usual is 0.15")
     drawn = strength * torch.randn(len(image), 2, 3, device=image.device)
     maps = torch.eye(2, 3, device=image.device) + drawn
