@@ -23,7 +23,6 @@ from pellucid.attribution.method import (
     Finding,
     Sign,
     check_scores,
-    completeness_error,
 )
 from pellucid.attribution.superpixels import (
     Baseline,
@@ -33,6 +32,7 @@ from pellucid.attribution.superpixels import (
     spread,
     target_scores,
 )
+from pellucid.metrics.maps.completeness import completeness_error
 
 SAMPLES = 1000
 
@@ -97,7 +97,7 @@ class KernelShap(AttributionMethod):
             wholes.append(whole)
         maps = torch.stack(heat).float()
         # What is handed out is judged, after rounding.
-        error = completeness_error(maps.double().sum((1, 2)), torch.stack(wholes)).float()
+        error = completeness_error(maps, torch.stack(wholes))
         return Finding(heat=maps.to(image.device), scores=scores, error=error.to(image.device))
 
     def _values(

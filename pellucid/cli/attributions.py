@@ -100,4 +100,6 @@ def _attribute(
 def _promise(found: Attribution, i: int) -> str:
     if found.completeness_error is None:
         return ""
-    return f"completeness error {float(found.completeness_error[i]):.1e}  "
+    error = float(found.completeness_error[i])
+    # Relative to nothing, as of an image that is its own baseline.
+    return "completeness error: none  " if error != error else f"completeness error {error:.1e}  "
