@@ -25,16 +25,16 @@ from pellucid.attribution.method import (
     check_scores,
 )
 from pellucid.attribution.superpixels import (
+    SAMPLES,
     Baseline,
     Kind,
     Superpixels,
+    check_samples,
     keep,
     spread,
     target_scores,
 )
 from pellucid.metrics.maps.completeness import completeness_error
-
-SAMPLES = 1000
 
 
 class KernelShap(AttributionMethod):
@@ -77,9 +77,7 @@ class KernelShap(AttributionMethod):
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        for name, value, least in (("samples", samples, 2), ("batch_size", batch_size, 1)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_samples(samples, batch_size)
         self.superpixels = Superpixels(superpixels, num_superpixels, baseline)
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
 
