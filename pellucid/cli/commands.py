@@ -88,6 +88,9 @@ def explain(words: Sequence[str]) -> None:
         metavar="NAME",
         help="post-hoc methods to draw beside the own explanation, or all; default: none",
     )
+    parser.add_argument(
+        "--explainer", metavar="RUN", help="a run of L2X that was trained for this one, for l2x"
+    )
     parsed, extra = parser.parse_known_args(list(words))
     methods = chosen_methods(parsed.methods)
     with quiet():
@@ -100,7 +103,9 @@ def explain(words: Sequence[str]) -> None:
             problem = f"{type(found.model).__name__} has no classes, so there is no score to"
             raise UserError("--methods", f"{problem} attribute; leave it out")
         if target is not None:
-            draw_attributions(found.model, found.data, names, images, target, methods, output)
+            draw_attributions(
+                found.model, found.data, names, images, target, methods, output, parsed.explainer
+            )
 
 
 def _images(data: ImageDataModule, files: Sequence[Path]) -> tuple[list[str], Tensor]:
