@@ -44,9 +44,12 @@ from pellucid.cli.quiet import quiet
 from pellucid.cli.results import versions
 from pellucid.cli.shown import draw_picked
 from pellucid.cli.trained import Trained, open_trained
+from pellucid.dashboards import hand_over_explanations
 from pellucid.datamodules.base import ImageDataModule, Split
 from pellucid.errors import UserError, nearest
+from pellucid.logging import reopen_loggers
 from pellucid.report.explanation_table import text_evaluation
+from pellucid.report.page import build_report
 
 FILE = "explanations.json"
 VERSION = 1
@@ -94,6 +97,7 @@ def evaluate(words: Sequence[str]) -> None:
             path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         except OSError as error:
             raise UserError("--output", f"cannot write to {output}: {error.strerror}") from error
+        page = None if parsed.output else _show(trained.run)
     width = max(80, shutil.get_terminal_size((100, 24)).columns)
     text = text_evaluation(found, width)
     # A terminal that has no arrows shows question marks in their place.
@@ -102,6 +106,24 @@ def evaluate(words: Sequence[str]) -> None:
     print(f"\nexplanations: {path}")
     if found["shown"]:
         print(f"pictures:     {output / 'explanations' / 'overview.png'}")
+    if page is not None:
+        print(f"report:       {page}")
+
+
+def _show(run: Path) -> Path | None:
+    """Make the page of a run anew, and bring its dashboards up to date; None: it is no run."""
+    if not (run / "config.yaml").is_file():
+        return None
+    page = build_report([run])
+    loggers = reopen_loggers(run)
+    hand_over_explanations(loggers, run)
+    for logger in loggers:
+        logger.finalize("success")
+    if any("Wandb" in type(logger).__name__ for logger in loggers):
+        import wandb
+
+        wandb.finish()
+    return page
 
 
 def _parser() -> Parser:
