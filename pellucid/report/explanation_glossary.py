@@ -56,8 +56,8 @@ EXPLANATION_FIGURES: dict[str, Figure] = {
         definition=(
             "Images are drawn again without one of their parts, and the fall of the score (logit) "
             "is the part's true effect. The figure is the rank correlation, over the parts of an "
-            "image, of these effects with the relevance that the method gives each part: 1 where the "
-            "method ranks the parts as they truly count, 0 where it says nothing."
+            "image, of these effects with the relevance that the method gives each part: 1 where "
+            "the method ranks the parts as they truly count, 0 where it says nothing."
         ),
     ),
     "agreement": Figure(
