@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from pellucid.logging import RunCSVLogger
+from pellucid.report.explanation_table import with_randomised
 
 # Pictures of more units than these make a dashboard slow.
 MOST_PICTURES = 64
@@ -61,6 +62,21 @@ def hand_over(
         _give_report(logger, directory / "report.html")
 
 
+def hand_over_explanations(loggers: Sequence[Logger], directory: Path) -> None:
+    """Give what was found of a finished run's explanations to loggers, and the page made anew.
+
+    Args:
+        loggers: As :func:`pellucid.logging.reopen_loggers` makes them.
+        directory: The run.
+    """
+    columns, rows = explanations_table(directory)
+    for logger in loggers:
+        if rows:
+            _give_table(logger, "explanations", columns, rows)
+        _give_pictures(logger, directory)
+        _give_report(logger, directory / "report.html")
+
+
 def units_table(directory: Path) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows of ``units.json``: a unit's name, its picture as (H, W, 3) uint8, figures.
 
@@ -99,8 +115,9 @@ def explanations_table(directory: Path) -> tuple[list[str], list[list[Any]]]:
     columns = ["method", "kind", *(f"{k}{end}" for k in keys for end in ("", " low", " high"))]
     rows = []
     given = content.get("rows")
-    for row in given if isinstance(given, list) else []:
-        cells = row.get("cells") if isinstance(row, dict) else None
+    known = [row for row in (given if isinstance(given, list) else []) if isinstance(row, dict)]
+    for row in with_randomised(known):
+        cells = row.get("cells")
         if not isinstance(cells, dict):
             continue
         values: list[Any] = [str(row.get("label", row.get("method", ""))), str(row.get("kind", ""))]

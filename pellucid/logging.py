@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOGGERS = ("csv", "wandb", "tensorboard")
+_WANDB_RUN = re.compile(r"(offline-)?run-\d+_\d+-(\w+)")
+"""Folder of a run of Weights & Biases, in the order of time, with its identity."""
 
 
 class RunCSVLogger(CSVLogger):
@@ -144,7 +146,33 @@ def make_loggers(names: Sequence[str], directory: Path, experiment: str) -> list
     return loggers
 
 
-def _wandb(directory: Path, experiment: str) -> Logger:
+def reopen_loggers(directory: Path) -> list[Logger]:
+    """Loggers that add to what a finished run has on its dashboards; none where it has none.
+
+    TensorBoard reads a second file of events beside the first. Weights & Biases goes on with the
+    run where it was uploaded; a run that was offline keeps its own step, which only the server
+    knows how to go on from, so what is added is a run of its own, named after it.
+
+    Args:
+        directory: The run, ``runs/<experiment>/<date-time>``.
+    """
+    directory = directory.resolve()
+    loggers: list[Logger] = []
+    found = [_WANDB_RUN.fullmatch(each.name) for each in sorted(directory.glob("wandb/*run-*"))]
+    runs = [each for each in found if each]
+    if runs and importlib.util.find_spec("wandb") is not None:
+        offline, identity = runs[-1].groups()
+        if offline:
+            loggers.append(_wandb(directory, directory.parent.name, ", explanations"))
+        else:
+            more = {"id": identity, "resume": "allow"}
+            loggers.append(_wandb(directory, directory.parent.name, **more))
+    if (directory / "tensorboard").is_dir() and importlib.util.find_spec("tensorboard") is not None:
+        loggers.append(_tensorboard(directory))
+    return loggers
+
+
+def _wandb(directory: Path, experiment: str, suffix: str = "", **more: Any) -> Logger:
     if importlib.util.find_spec("wandb") is None:
         raise UserError("logger", "wandb is not installed: pip install wandb")
     from pytorch_lightning.loggers import WandbLogger
@@ -153,7 +181,8 @@ def _wandb(directory: Path, experiment: str) -> Logger:
     if "WANDB_MODE" not in os.environ and not _has_wandb_key():
         # WandbLogger's own switch, offline=True, would change the environment for good.
         options["mode"] = "offline"
-    return WandbLogger(name=f"{experiment}/{directory.name}", save_dir=str(directory), **options)
+    name = f"{experiment}/{directory.name}{suffix}"
+    return WandbLogger(name=name, save_dir=str(directory), **options, **more)
 
 
 def _has_wandb_key() -> bool:

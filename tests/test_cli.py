@@ -1,5 +1,6 @@
 import csv
 import hashlib
+import html
 import json
 import os
 import subprocess
@@ -10,13 +11,16 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import Tensor
 
 import pellucid.cli
+from pellucid.batch import Batch
 from pellucid.cli import find_config, shipped_configs
 from pellucid.cli.commands import table
 from pellucid.cli.options import PellucidCLI
 from pellucid.cli.run import Run
 from pellucid.datamodules.base import SPLITS
+from pellucid.models.base import Stage
 from tests.helpers import CONFIG, TinyData, TinyModel, call, only_run, write_config
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -469,3 +473,42 @@ def test_help(capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "--run_root" in out
     assert "Images and splits do not depend on it" in out
+
+
+class BreaksInTests(TinyModel):
+    """Its maps and scores are NaN as soon as it is tested, and afterwards."""
+
+    explains_by_map = True
+    broken = False
+
+    def maps(self, batch: Batch) -> Tensor:
+        return super().maps(batch) * (torch.nan if self.broken else 1.0)
+
+    def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        self.broken = self.broken or stage == "test"
+        return super().step(batch, stage)
+
+
+def test_a_run_whose_model_returns_nan_in_its_test_has_a_page(tmp_path, capsys):
+    config = write_config(tmp_path)
+    text = config.read_text().replace("tests.helpers.TinyModel", "tests.test_cli.BreaksInTests")
+    config.write_text(text)
+    assert call("run", "--config", config, "--run_root", tmp_path / "runs") == 0
+    run = only_run(tmp_path / "runs")
+    assert json.loads((run / "results.json").read_text())["metrics"]["test/loss"] is None
+    assert "the map of unit 0 is not finite on image 0" in capsys.readouterr().out
+    page = html.unescape((run / "report.html").read_text())
+    assert "test/loss is not a number: the model returned NaN or infinity" in page
+
+
+def test_images_with_scores_of_nan_are_not_explained(run, tmp_path, capsys):
+    content = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    content["state_dict"]["head.bias"][0] = torch.nan
+    torch.save(content, run / "checkpoints/broken.ckpt")
+    capsys.readouterr()
+    broken = run / "checkpoints/broken.ckpt"
+    assert call("explain", broken, "--methods", "saliency", "--output", tmp_path) == 2
+    captured = capsys.readouterr()
+    assert captured.out.count("no explanation: the model's scores are NaN or infinite") == 6
+    assert "explain: the model's scores of all images are NaN or infinite" in captured.err
+    (run / "checkpoints/broken.ckpt").unlink()

@@ -17,8 +17,14 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from torch import Tensor
 
 from pellucid.batch import Batch
-from pellucid.dashboards import best_of_history, explanations_table, hand_over, units_table
-from pellucid.logging import RunCSVLogger, make_loggers
+from pellucid.dashboards import (
+    best_of_history,
+    explanations_table,
+    hand_over,
+    hand_over_explanations,
+    units_table,
+)
+from pellucid.logging import RunCSVLogger, make_loggers, reopen_loggers
 from pellucid.models.base import Stage
 from tests.helpers import TinyModel, call, only_run, write_config
 from tests.report.conftest import make_run
@@ -157,7 +163,10 @@ def test_an_offline_run_of_weights_and_biases(tmp_path: Path, offline: None) -> 
     assert table["columns"][:4] == ["method", "kind", "relevance_mass", "relevance_mass low"]
     assert table["data"][0][:2] == ["Own explanation", "own"]
     assert table["data"][0][2:5] == pytest.approx([0.72, 0.67, 0.77])
-    assert table["data"][3][2] is None
+    # Below Grad-CAM and integrated gradients stand their maps of a random network.
+    assert [row[0] for row in table["data"]][1:3] == ["Grad-CAM", "Grad-CAM, random network"]
+    assert table["data"][5][0] == "LIME"
+    assert table["data"][5][2] is None
 
     shown = history["explanations/17"]
     assert shown["captions"][:2] == [
@@ -202,6 +211,36 @@ def test_the_events_of_tensorboard(tmp_path: Path) -> None:
     assert (run / "tensorboard").is_dir()
     # Beside the settings, in the run's own folder.
     assert not [path for path in (run / "tensorboard").iterdir() if path.is_dir()]
+
+
+def test_explanations_that_come_later_reach_the_dashboards_that_a_run_has(
+    tmp_path: Path, offline: None
+) -> None:
+    pytest.importorskip("tensorboard")
+    import wandb
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = make_run(tmp_path)
+    assert reopen_loggers(run) == []
+    for logger in make_loggers(["wandb", "tensorboard"], run, "icnn_parts"):
+        logger.log_metrics({"val/accuracy": 0.5}, 3)
+        logger.finalize("success")
+    wandb.finish()
+    before = set((run / "wandb").glob("offline-run-*"))
+    write_explanations(run, images=1)
+    loggers = reopen_loggers(run)
+    assert [type(each).__name__ for each in loggers] == ["WandbLogger", "TensorBoardLogger"]
+    hand_over_explanations(loggers, run)
+    for logger in loggers:
+        logger.finalize("success")
+    wandb.finish()
+    (added,) = set((run / "wandb").glob("offline-run-*")) - before
+    (table,) = added.glob("files/media/table/tables/explanations*")
+    assert json.loads(table.read_text())["data"][0][:2] == ["Own explanation", "own"]
+    events = EventAccumulator(str(run / "tensorboard"), {"images": 0, "tensors": 0, "scalars": 0})
+    events.Reload()
+    assert "explanations/0/Grad-CAM" in events.Tags()["images"]
+    assert events.Scalars("val/accuracy")[0].step == 3
 
 
 def test_a_logger_that_takes_nothing_is_left_alone(tmp_path: Path) -> None:

@@ -27,6 +27,10 @@ _LEAST_OCTAVE, _OCTAVES = -40, 64
 _BINS = _BINS_PER_OCTAVE * _OCTAVES
 
 
+class NonFiniteMaps(ValueError):  # noqa: N818 - what it is about
+    """Maps that are NaN or infinite: which images are the strongest cannot be said."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class UnitSummary:
     """What the units of one layer fire at, on the CPU.
@@ -101,7 +105,7 @@ class _State:
         peaks = reduce(maps, "u b h w -> u b", "max")
         if not torch.isfinite(peaks).all():
             unit, image = (~torch.isfinite(peaks)).nonzero()[0].tolist()
-            raise ValueError(
+            raise NonFiniteMaps(
                 f"the map of unit {unit} is not finite on image {self.seen + image}; "
                 "the model has diverged: choose an earlier checkpoint"
             )

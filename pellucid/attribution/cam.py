@@ -35,9 +35,9 @@ from pellucid.attribution.method import (
     Finding,
     UnsupportedNetwork,
     check_scores,
-    completeness_error,
     evaluating,
 )
+from pellucid.metrics.maps.completeness import completeness_error
 
 _AFTER = MOVING | {"linear", "batch_norm", "conv2d"}
 _AVERAGES = ("mean", "adaptive_avg_pool2d", "avg_pool2d")
@@ -72,7 +72,7 @@ class CAM(AttributionMethod):
         (weight,) = torch.autograd.grad(score.sum(), cut.maps)
         heat = (weight * cut.maps.detach()).sum(1)
         promised = (score.squeeze(1) - without[0][chosen.squeeze(1)]).detach()
-        error = completeness_error(heat.double().flatten(1).sum(1), promised.double())
+        error = completeness_error(heat, promised)
         return Finding(heat=heat, scores=scores, error=error)
 
 

@@ -46,7 +46,6 @@ from pellucid.attribution.method import (
     Finding,
     UnsupportedNetwork,
     check_scores,
-    completeness_error,
 )
 from pellucid.attribution.rescale import (
     rescale,
@@ -55,6 +54,7 @@ from pellucid.attribution.rescale import (
     rescale_product,
     twice,
 )
+from pellucid.metrics.maps.completeness import completeness_error
 
 _ELEMENTWISE = (
     *("relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "gelu", "silu", "hardswish"),
@@ -119,12 +119,13 @@ class DeepLift(AttributionMethod):
         pixels = multiplier.chunk(2)[0] * (image - reference)
         difference = (own - zero).detach().gather(1, chosen).squeeze(1)
         total = pixels.double().flatten(1).sum(1)
-        error = completeness_error(total, difference.double())
+        error = completeness_error(pixels, difference)
         moved = pixels.abs().flatten(1).sum(1) + difference.abs()
         if bool(((total - difference).abs() > _MOST_LOST * moved).any()):
             raise UnsupportedNetwork(
                 "network",
-                f"DeepLIFT's rules lose {float(error.max()):.0%} of the score's difference",
+                f"DeepLIFT's rules lose {float(error.nan_to_num(1.0).max()):.0%} of the score's "
+                "difference",
                 _REMEDY,
             )
         return Finding(pixels=pixels, scores=own, error=error)

@@ -24,8 +24,8 @@ from pellucid.attribution.method import (
     AttributionMethod,
     Finding,
     check_scores,
-    completeness_error,
 )
+from pellucid.metrics.maps.completeness import completeness_error
 
 _REMEDY = "use deep_lift or occlusion"
 
@@ -104,13 +104,15 @@ class IntegratedGradients(AttributionMethod):
         promised = scores.gather(1, chosen.unsqueeze(1)).squeeze(1) - zero[0][chosen]
         path = _Path(network, self.baseline, self.per_run)
         coarse = path.ends(image, chosen, self.steps)
-        pixels, error = coarse.clone(), torch.full_like(promised, float("inf")).double()
+        pixels, error = coarse.clone(), torch.full_like(promised, torch.inf).float()
         steps, left = self.steps, torch.ones_like(chosen, dtype=torch.bool)
         while bool(left.any()) and steps <= self.most_steps:
             middle = path.middles(image[left], chosen[left], steps)
             found = _mixed(coarse[left], middle, promised[left])
-            wrong = _error(found, promised[left])
-            better = wrong < error[left]
+            wrong = completeness_error(found, promised[left])
+            # Not the other way round: where nothing is promised there is no error, and no more to
+            # be gained.
+            better = ~(wrong >= error[left])
             kept = torch.where(better.view(-1, 1, 1, 1), found, pixels[left])
             pixels[left], error[left] = kept, torch.where(better, wrong, error[left])
             coarse[left] = (coarse[left] + middle) / 2
@@ -161,7 +163,3 @@ class _Path:
             internal_batch_size=max(self.per_run, len(image)),
         )
         return found.detach()
-
-
-def _error(pixels: Tensor, promised: Tensor) -> Tensor:
-    return completeness_error(pixels.double().flatten(1).sum(1), promised.double())

@@ -23,18 +23,18 @@ from pellucid.attribution.method import (
     Finding,
     Sign,
     check_scores,
-    completeness_error,
 )
 from pellucid.attribution.superpixels import (
+    SAMPLES,
     Baseline,
     Kind,
     Superpixels,
+    check_samples,
     keep,
     spread,
     target_scores,
 )
-
-SAMPLES = 1000
+from pellucid.metrics.maps.completeness import completeness_error
 
 
 class KernelShap(AttributionMethod):
@@ -77,9 +77,7 @@ class KernelShap(AttributionMethod):
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        for name, value, least in (("samples", samples, 2), ("batch_size", batch_size, 1)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_samples(samples, batch_size)
         self.superpixels = Superpixels(superpixels, num_superpixels, baseline)
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
 
@@ -97,7 +95,7 @@ class KernelShap(AttributionMethod):
             wholes.append(whole)
         maps = torch.stack(heat).float()
         # What is handed out is judged, after rounding.
-        error = completeness_error(maps.double().sum((1, 2)), torch.stack(wholes)).float()
+        error = completeness_error(maps, torch.stack(wholes))
         return Finding(heat=maps.to(image.device), scores=scores, error=error.to(image.device))
 
     def _values(

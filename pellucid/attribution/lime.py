@@ -19,9 +19,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pellucid.attribution.method import AttributionMethod, Finding, Sign, check_scores
-from pellucid.attribution.superpixels import Baseline, Kind, Superpixels, spread
+from pellucid.attribution.superpixels import (
+    SAMPLES,
+    Baseline,
+    Kind,
+    Superpixels,
+    check_samples,
+    spread,
+)
 
-SAMPLES = 1000
 KERNEL_WIDTH = 0.25
 RIDGE = 1.0
 """The defaults of the authors' code for images."""
@@ -67,9 +73,7 @@ class Lime(AttributionMethod):
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        for name, value, least in (("samples", samples, 2), ("batch_size", batch_size, 1)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_samples(samples, batch_size)
         if not kernel_width > 0:
             raise ValueError(f"kernel_width must be above 0, got {kernel_width}; usual is 0.25")
         if not ridge >= 0:

@@ -53,8 +53,8 @@ from pellucid.attribution.method import (
     AttributionMethod,
     Finding,
     check_scores,
-    completeness_error,
 )
+from pellucid.metrics.maps.completeness import completeness_error
 
 LRPRule = Literal["epsilon_plus", "epsilon"]
 Linear = Callable[[Tensor], Tensor]
@@ -151,7 +151,7 @@ class LRP(AttributionMethod):
         total = pixels.double().flatten(1).sum(1)
         kept = sum(absorbed, torch.zeros_like(total))
         # What biases keep may be most of the score: the score is what the promise is measured by.
-        error = completeness_error(total + kept, score.detach().double().squeeze(1))
+        error = completeness_error(torch.stack((total, kept), 1), score.detach().squeeze(1))
         return Finding(pixels=pixels, scores=scores, error=error)
 
     def _scores(self, network: nn.Module, image: Tensor, absorbed: list[Tensor]) -> Tensor:

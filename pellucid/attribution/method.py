@@ -13,9 +13,10 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pellucid.metrics.maps.probabilities import NonFiniteScores
+
 TOLERANCE = 1e-3
 """Largest completeness error of a method that promises completeness, a fraction."""
-_TINY = 1e-8
 
 Sign = Literal["positive", "signed"]
 
@@ -35,7 +36,8 @@ class Attribution:
     pixels: Tensor | None = None
     """(B, C, H, W) float32, what each input value is given; ``heat`` sums it over channels."""
     completeness_error: Tensor | None = None
-    """(B,) ``|sum - (f(x) - f(baseline))| / |f(x) - f(baseline)|``; None: nothing is promised."""
+    """(B,) ``|sum - (f(x) - f(baseline))| / |f(x) - f(baseline)|``, NaN where the difference is 0;
+    None: nothing is promised."""
 
 
 class Finding(NamedTuple):
@@ -63,10 +65,6 @@ class UnsupportedNetwork(ValueError):  # noqa: N818 - what it is about, as the r
     def __init__(self, layer: str, reason: str, remedy: str) -> None:
         super().__init__(f"layer {layer!r}: {reason}; {remedy}")
         self.layer, self.reason, self.remedy = layer, reason, remedy
-
-
-class NonFiniteScores(ValueError):  # noqa: N818 - likewise
-    """Scores that are NaN or infinite: no attribution of them means anything."""
 
 
 class ClassScores(nn.Module):
@@ -180,19 +178,6 @@ class AttributionMethod(ABC):
             pixels=pixels,
             completeness_error=None if found.error is None else found.error.detach().float(),
         )
-
-
-def completeness_error(total: Tensor, difference: Tensor) -> Tensor:
-    """Relative difference of a sum of attributions from what it promises to be.
-
-    Args:
-        total: (B,) sum of each image's attributions.
-        difference: (B,) ``f(x) - f(baseline)`` in the score's unit.
-
-    Returns:
-        (B,) fraction; 0 is best.
-    """
-    return (total - difference).abs() / difference.abs().clamp(min=_TINY)
 
 
 @contextmanager

@@ -8,6 +8,9 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor
 
+SAMPLES = 1000
+"""Images with hidden regions that the network looks at for each image; the default of the authors'
+code of LIME."""
 Kind = Literal["slic", "grid"]
 Baseline = Literal["zero", "mean"]
 
@@ -68,6 +71,17 @@ class Superpixels:
         sums = pixels.new_zeros(len(image), int(labels.max()) + 1).index_add_(1, flat, pixels)
         means = sums / torch.bincount(flat).to(sums.dtype)
         return means[:, labels]
+
+
+def check_samples(samples: int, batch_size: int) -> None:
+    """Check how many images with hidden regions a network is to look at.
+
+    Raises:
+        ValueError: ``samples`` is below 2, or ``batch_size`` below 1.
+    """
+    for name, value, least in (("samples", samples, 2), ("batch_size", batch_size, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def keep(image: Tensor, hidden: Tensor, labels: Tensor, kept: Tensor) -> Tensor:

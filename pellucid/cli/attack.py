@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,10 +21,9 @@ from pellucid.attribution.adversarial.attacks import ATTACKS, make_attack
 from pellucid.attribution.adversarial.gradient_sign import EPSILON
 from pellucid.attribution.method import ClassScores
 from pellucid.cli import Parser
-from pellucid.cli.checks import check_data
+from pellucid.cli.finished import check_least, check_options, make_parser, open_classifier
 from pellucid.cli.quiet import quiet
-from pellucid.cli.trained import Trained, open_trained
-from pellucid.datamodules.base import SPLITS
+from pellucid.cli.trained import Trained
 from pellucid.errors import UserError, nearest
 from pellucid.latent_pictures import spread_images
 from pellucid.report.attack_pictures import draw_adversarial, magnification
@@ -51,11 +49,7 @@ def attack(words: Sequence[str]) -> None:
     parsed, extra = _parser().parse_known_args(list(words))
     attacks = _attacks(parsed)
     with quiet():
-        trained = open_trained("attack", parsed.run, parsed.config, extra)
-        if trained.model.num_codes is not None or not hasattr(trained.model, "num_classes"):
-            problem = f"{type(trained.model).__name__} has no classes whose prediction could change"
-            raise UserError("attack", problem)
-        check_data(trained.data, (parsed.split,))
+        trained = open_classifier("attack", parsed, extra)
         found = _attack_all(trained, attacks, parsed)
     path = trained.run / "adversarial.json"
     try:
@@ -67,17 +61,11 @@ def attack(words: Sequence[str]) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="pellucid attack",
-        description="Small changes of images that change a trained model's prediction.",
-        epilog="Options of the config, such as --data.root DIR, can follow.",
-        allow_abbrev=False,
+    parser = make_parser(
+        "attack", "Small changes of images that change a trained model's prediction.", IMAGES
     )
     add = parser.add_argument
-    add("run", metavar="RUN|CHECKPOINT", type=Path)
     add("--attacks", nargs="+", default=list(ATTACKS), metavar="NAME", help=", ".join(ATTACKS))
-    add("--images", type=int, default=IMAGES, help=f"number of images; default: {IMAGES}")
-    add("--split", choices=SPLITS, default="test", help="where they are from; default: test")
     add(
         "--epsilon",
         type=_fraction,
@@ -90,16 +78,13 @@ def _parser() -> Parser:
         default=GENERATIONS,
         help=f"most rounds of one_pixel; default: {GENERATIONS}, the paper's: 100",
     )
-    add("--seed", type=int, default=0, help="of what attacks draw; default: 0")
-    add("--device", default="cpu", help="cpu, cuda or mps; default: cpu")
-    add("--config", help="the config, for a checkpoint that lies outside of its run's directory")
     return parser
 
 
 def _fraction(text: str) -> float:
     try:
         return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         raise argparse.ArgumentTypeError(
             f"must be a number such as 0.03 or 8/255, got {text!r}"
         ) from None
@@ -107,16 +92,12 @@ def _fraction(text: str) -> float:
 
 def _attacks(parsed: argparse.Namespace) -> list[Attack]:
     """The attacks that are asked for."""
-    if parsed.images < 1:
-        raise UserError("--images", f"must be at least 1, got {parsed.images}")
-    if parsed.seed < 0:
-        raise UserError("--seed", f"must be at least 0, got {parsed.seed}")
+    check_options(parsed)
+    check_least(parsed, "generations", 1)
     try:
         check_epsilon(parsed.epsilon)
     except ValueError as error:
         raise UserError("--epsilon", str(error).removeprefix("epsilon ")) from error
-    if parsed.generations < 1:
-        raise UserError("--generations", f"must be at least 1, got {parsed.generations}")
     options: dict[str, dict[str, Any]] = {
         "fgsm": {"epsilon": parsed.epsilon},
         "pgd": {"epsilon": parsed.epsilon, "seed": parsed.seed},
@@ -139,13 +120,8 @@ def _attack_all(
     """What goes into the file; pictures are written on the way."""
     data = trained.data
     indices, images = spread_images(data, parsed.split, parsed.images)
-    network = PixelScores(ClassScores(trained.model), data.mean, data.std)
-    try:
-        network.to(parsed.device)
-        images = images.to(parsed.device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError("--device", f"{parsed.device!r} cannot be used: {error}") from error
-    pixels = network.pixels(images)
+    network = PixelScores(ClassScores(trained.model), data.mean, data.std).to(parsed.device)
+    pixels = network.pixels(images.to(parsed.device))
     entries = []
     for each in attacks:
         began = time.perf_counter()

@@ -45,6 +45,7 @@ def draw_attributions(
     target: Tensor,
     methods: Sequence[str],
     output: Path,
+    explainer: str | None = None,
 ) -> None:
     """Write ``NAME_METHOD.png`` for each image and method, and print what each promised and kept.
 
@@ -58,12 +59,14 @@ def draw_attributions(
         target: (N,) int64, the class that the own explanation is of.
         methods: What :func:`chosen_methods` gave.
         output: Directory of the pictures; it exists.
+        explainer: A run of L2X that was trained for the model, for ``l2x``.
     """
     network = ClassScores(model)
     width = max(map(len, names))
     for key in methods:
         try:
-            method = make_method(key)
+            options = {"explainer": explainer} if key == "l2x" and explainer else {}
+            method = make_method(key, **options)
             found = _attribute(method, network, images, target)
         # A method's own refusal, images too small for it, or a package that is not installed.
         except (ValueError, ImportError) as error:
@@ -100,4 +103,6 @@ def _attribute(
 def _promise(found: Attribution, i: int) -> str:
     if found.completeness_error is None:
         return ""
-    return f"completeness error {float(found.completeness_error[i]):.1e}  "
+    error = float(found.completeness_error[i])
+    # Relative to nothing, as of an image that is its own baseline.
+    return "completeness error: none  " if error != error else f"completeness error {error:.1e}  "

@@ -88,18 +88,24 @@ def explain(words: Sequence[str]) -> None:
         metavar="NAME",
         help="post-hoc methods to draw beside the own explanation, or all; default: none",
     )
+    parser.add_argument(
+        "--explainer", metavar="RUN", help="a run of L2X that was trained for this one, for l2x"
+    )
     parsed, extra = parser.parse_known_args(list(words))
     methods = chosen_methods(parsed.methods)
     with quiet():
         found = open_trained("explain", parsed.run, parsed.config, extra)
         names, images = _images(found.data, parsed.images)
         output = parsed.output or found.run / "explanations"
-        target = _explain(found.model, found.data, names, images, output)
+        explained, target = _explain(found.model, found.data, names, images, output)
+        names, images = [names[i] for i in explained], images[explained]
         if methods and target is None:
             problem = f"{type(found.model).__name__} has no classes, so there is no score to"
             raise UserError("--methods", f"{problem} attribute; leave it out")
         if target is not None:
-            draw_attributions(found.model, found.data, names, images, target, methods, output)
+            draw_attributions(
+                found.model, found.data, names, images, target, methods, output, parsed.explainer
+            )
 
 
 def _images(data: ImageDataModule, files: Sequence[Path]) -> tuple[list[str], Tensor]:
@@ -134,23 +140,37 @@ def _explain(
     names: Sequence[str],
     images: Tensor,
     output: Path,
-) -> Tensor | None:
-    """Draw and print each image's own explanation; (N,) the classes, None if there are none."""
-    targets = []
+) -> tuple[list[int], Tensor | None]:
+    """Draw and print each image's own explanation.
+
+    Returns:
+        Which of the images could be explained, and their classes, (N,); None if there are none.
+
+    Raises:
+        UserError: None could be, or the directory cannot be made.
+    """
+    explained, targets = [], []
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError("--output", f"cannot make {output}: {error.strerror}") from error
-    for name, image in zip(names, images, strict=True):
+    for number, (name, image) in enumerate(zip(names, images, strict=True)):
         with torch.no_grad():
             explanation = model.explain({"image": image[None]}).to("cpu")
+        if not explanation.scores.isfinite().all():
+            print(f"{name}: no explanation: the model's scores are NaN or infinite\n")
+            continue
+        explained.append(number)
         picture = _draw(explanation, image, data)
         path = output / f"{name}.png"
         Image.fromarray(picture).save(path)
         print(f"{name}: {table(explanation, 0, data.class_names)}\n  {path}\n")
         if explanation.scores.shape[1]:
             targets.append(explanation.target)
-    return torch.cat(targets) if targets else None
+    if not explained:
+        problem = "the model's scores of all images are NaN or infinite: it has diverged"
+        raise UserError("explain", f"{problem}; choose another checkpoint, or train it again")
+    return explained, torch.cat(targets) if targets else None
 
 
 def _draw(explanation: Explanation, image: Tensor, data: ImageDataModule) -> Picture:

@@ -7,7 +7,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -33,14 +33,23 @@ from pellucid.attribution.method import AttributionMethod, ClassScores
 from pellucid.attribution.methods import METHODS, make_method
 from pellucid.batch import Batch
 from pellucid.cli import Parser
-from pellucid.cli.checks import check_data
+from pellucid.cli.finished import (
+    check_classes,
+    check_least,
+    check_options,
+    make_parser,
+    open_classifier,
+)
 from pellucid.cli.quiet import quiet
 from pellucid.cli.results import versions
 from pellucid.cli.shown import draw_picked
 from pellucid.cli.trained import Trained, open_trained
+from pellucid.dashboards import hand_over_explanations
 from pellucid.datamodules.base import ImageDataModule, Split
 from pellucid.errors import UserError, nearest
+from pellucid.logging import reopen_loggers
 from pellucid.report.explanation_table import text_evaluation
+from pellucid.report.page import build_report
 
 FILE = "explanations.json"
 VERSION = 1
@@ -71,10 +80,11 @@ def evaluate(words: Sequence[str]) -> None:
         UserError: A run, a method or an option cannot be used.
     """
     parsed, extra = _parser().parse_known_args(list(words))
-    _check(parsed)
+    check_options(parsed)
+    check_least(parsed, "show", 0)
     methods, without = _methods(parsed.methods, parsed.explainer)
     with quiet():
-        trained = open_trained("evaluate", parsed.run, parsed.config, extra)
+        trained = open_classifier("evaluate", parsed, extra)
         twin = None if parsed.twin is None else open_trained("--twin", parsed.twin)
         _check_models(trained, twin)
         output = parsed.output or trained.run
@@ -87,6 +97,7 @@ def evaluate(words: Sequence[str]) -> None:
             path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         except OSError as error:
             raise UserError("--output", f"cannot write to {output}: {error.strerror}") from error
+        page = None if parsed.output else _show(trained.run)
     width = max(80, shutil.get_terminal_size((100, 24)).columns)
     text = text_evaluation(found, width)
     # A terminal that has no arrows shows question marks in their place.
@@ -95,17 +106,33 @@ def evaluate(words: Sequence[str]) -> None:
     print(f"\nexplanations: {path}")
     if found["shown"]:
         print(f"pictures:     {output / 'explanations' / 'overview.png'}")
+    if page is not None:
+        print(f"report:       {page}")
+
+
+def _show(run: Path) -> Path | None:
+    """Make the page of a run anew, and bring its dashboards up to date; None: it is no run."""
+    if not (run / "config.yaml").is_file():
+        return None
+    page = build_report([run])
+    loggers = reopen_loggers(run)
+    hand_over_explanations(loggers, run)
+    for logger in loggers:
+        logger.finalize("success")
+    if any("Wandb" in type(logger).__name__ for logger in loggers):
+        import wandb
+
+        wandb.finish()
+    return page
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="pellucid evaluate",
-        description="Judge a model's own explanation beside post-hoc ones, on the same images.",
-        epilog="Options of the config, such as --data.root DIR, can follow.",
-        allow_abbrev=False,
+    parser = make_parser(
+        "evaluate",
+        "Judge a model's own explanation beside post-hoc ones, on the same images.",
+        IMAGES,
     )
     add = parser.add_argument
-    add("run", metavar="RUN|CHECKPOINT", type=Path)
     add(
         "--methods",
         nargs="+",
@@ -113,31 +140,11 @@ def _parser() -> Parser:
         metavar="NAME",
         help=f"own, all, or any of {', '.join(METHODS)}; default: {' '.join(DEFAULT_METHODS)}",
     )
-    add("--images", type=int, default=IMAGES, help="images to judge, evenly spread; default: 64")
-    add("--split", default="test", help="train, val, test or all; default: test")
-    add("--seed", type=int, default=0, help="seed of all that is drawn; default: 0")
     add("--show", type=int, default=SHOWN, help="images to draw, picked from the whole split")
     add("--twin", type=Path, metavar="RUN", help="a plain network's run, explained after the fact")
     add("--explainer", metavar="RUN", help="a run of L2X that was trained for this one, for l2x")
-    add("--device", default="auto", help="auto, or a device of torch, as cpu or cuda:1")
     add("--output", type=Path, help="directory; default: the run")
-    add("--config", help="the config, for a checkpoint that does not lie in its run's directory")
     return parser
-
-
-def _check(parsed: Namespace) -> None:
-    for name, least in (("images", 1), ("seed", 0), ("show", 0)):
-        if (value := getattr(parsed, name)) < least:
-            raise UserError(f"--{name}", f"must be at least {least}, got {value}")
-    if parsed.split not in get_args(Split):
-        raise UserError("--split", f"must be one of {', '.join(get_args(Split))}")
-    if parsed.device == "auto":
-        parsed.device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=parsed.device)
-    except (RuntimeError, AssertionError) as error:
-        problem = f"{parsed.device!r} cannot be used ({error}); choose cpu or auto"
-        raise UserError("--device", problem) from error
 
 
 def _methods(
@@ -170,12 +177,9 @@ def _methods(
 
 
 def _check_models(trained: Trained, twin: Trained | None) -> None:
-    for each in (trained, twin):
-        if each is not None and not hasattr(each.model, "num_classes"):
-            problem = f"{type(each.model).__name__} has no classes, so there is nothing to explain"
-            raise UserError("evaluate", problem)
     if twin is None:
         return
+    check_classes("--twin", twin)
     ours, theirs = trained.data, twin.data
     for what, one, other in (
         ("classes", list(ours.class_names), list(theirs.class_names)),
@@ -197,7 +201,6 @@ def _evaluate(
     """All that ``explanations.json`` holds; the pictures are written."""
     start, progress = time.perf_counter(), sys.stderr.isatty()
     data, split = trained.data, cast(Split, parsed.split)
-    check_data(data, (split,))
     length = len(data.dataset(split))
     batch = _batch(data, split, spread(length, parsed.images), parsed.device)
     subjects = _subjects(trained, twin, batch["image"], parsed.device)

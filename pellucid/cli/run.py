@@ -291,47 +291,56 @@ class Run:
         return figures
 
     def _write_report(self, model: InterpretableModel, data: ImageDataModule) -> None:
+        from pellucid.analysis.units import NonFiniteMaps
+        from pellucid.report.page import build_report
+
+        image = next(iter(data.dataloader("test")))["image"][:1]
+        explanation = model.unit_metrics.explain(model.eval().cpu(), image)
+        if explanation.maps is not None:
+            try:
+                self._draw_units(model, data)
+            except NonFiniteMaps as error:
+                # The figures are there, and the page says what they are worth.
+                self._say(f"note: no pictures of units: {error}")
+        if explanation.traversals is not None:
+            save_latents(model, data, self.directory)
+        report = build_report([self.directory])
+        self._say(f"results: {self.directory / 'results.json'}\nreport:  {report}")
+
+    def _draw_units(self, model: InterpretableModel, data: ImageDataModule) -> None:
+        """What units fire at and vote for, into the run and onto the dashboards."""
         from pellucid.analysis.categories import unit_categories
         from pellucid.analysis.units import collect_units
         from pellucid.head_pictures import save_heads_of
         from pellucid.report.categories import save_categories
         from pellucid.report.drawing import contact_sheet
-        from pellucid.report.page import build_report
         from pellucid.report.pictures import draw_strongest, save_units
 
         shown = self.trainer.progress_bar_callback is not None
-        loader = data.dataloader("test")
-        image = next(iter(loader))["image"][:1]
-        explanation = model.unit_metrics.explain(model.eval().cpu(), image)
-        if explanation.maps is not None:
-            units = collect_units(
-                model,
-                loader,
-                mean=data.mean,
-                std=data.std,
-                class_names=data.class_names,
-                device=self.trainer.strategy.root_device,
-                progress=shown,
-            )
-            per_unit = self.units.figures.get("test")
-            save_heads_of(model, data, self.directory)
-            found = unit_categories(model, units.class_activation, data.class_names)
-            parts, folder = data.part_names, self.directory
-            concepts = self.units.concepts
-            save_units(
-                units, folder, per_unit, parts, concepts=concepts, categories=found, progress=shown
-            )
-            if found is not None:
-                picture = save_categories(found, folder)
-                log_image(self.trainer, "test/categories", picture, "votes of units for classes")
-            shown_units = range(min(len(units.peaks), UNITS_ON_DASHBOARD))
-            strips = [draw_strongest(units, unit, columns=None) for unit in shown_units]
-            caption = "strongest test images of the first units, one unit a row"
-            log_image(self.trainer, "test/units", contact_sheet(strips, columns=1), caption)
-        if explanation.traversals is not None:
-            save_latents(model, data, self.directory)
-        report = build_report([self.directory])
-        self._say(f"results: {self.directory / 'results.json'}\nreport:  {report}")
+        units = collect_units(
+            model,
+            data.dataloader("test"),
+            mean=data.mean,
+            std=data.std,
+            class_names=data.class_names,
+            device=self.trainer.strategy.root_device,
+            progress=shown,
+        )
+        per_unit = self.units.figures.get("test")
+        save_heads_of(model, data, self.directory)
+        found = unit_categories(model, units.class_activation, data.class_names)
+        parts, folder = data.part_names, self.directory
+        concepts = self.units.concepts
+        save_units(
+            units, folder, per_unit, parts, concepts=concepts, categories=found, progress=shown
+        )
+        if found is not None:
+            picture = save_categories(found, folder)
+            log_image(self.trainer, "test/categories", picture, "votes of units for classes")
+        shown_units = range(min(len(units.peaks), UNITS_ON_DASHBOARD))
+        strips = [draw_strongest(units, unit, columns=None) for unit in shown_units]
+        caption = "strongest test images of the first units, one unit a row"
+        log_image(self.trainer, "test/units", contact_sheet(strips, columns=1), caption)
 
     def _hand_over(self, figures: dict[str, float]) -> None:
         """Tables, best figures and the report to the dashboards, if there are any."""

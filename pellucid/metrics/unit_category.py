@@ -7,9 +7,9 @@ Source: Zhang, Wu, Zhu, *Interpretable Convolutional Neural Networks*, CVPR 2018
 import torch
 from einops import reduce
 from torch import Tensor
-from torchmetrics import Metric
 
 from pellucid.metrics.part_metric import check_shape
+from pellucid.metrics.unit_metric import QuietMetric
 
 
 def check_label(label: Tensor, count: int, num_classes: int) -> None:
@@ -86,7 +86,7 @@ def of_own_category(maps: Tensor, label: Tensor, shows: Tensor) -> Tensor:
     return label.unsqueeze(1) == category
 
 
-class JudgedByCategory(Metric):
+class JudgedByCategory(QuietMetric):
     """The states of a metric that judges each unit on images of its own category."""
 
     responses: Tensor

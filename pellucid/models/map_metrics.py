@@ -14,6 +14,7 @@ from pellucid.errors import nearest
 from pellucid.metrics.maps.attention_faithfulness import REPEATS, attention_faithfulness
 from pellucid.metrics.maps.deletion_insertion import BATCH_SIZE
 from pellucid.metrics.maps.map_metric import MapMetric
+from pellucid.metrics.maps.probabilities import NonFiniteScores
 from pellucid.metrics.maps.suite import (
     ALL_NAMES,
     FAITHFULNESS,
@@ -106,10 +107,14 @@ class MapMetrics:
             outputs: What the model's ``step`` returned, detached.
             batch: The batch.
         """
-        judged = JudgedMaps(self._heat(model, outputs, batch), batch, self._label_parts)
+        heat = self._heat(model, outputs, batch)
+        # One image on which a model fails must not cost the figures of all others.
+        known = heat.flatten(1).isfinite().all(1)
+        heat = torch.where(known[:, None, None], heat, 0.0)
+        judged = JudgedMaps(heat, batch, self._label_parts)
         for name, metric in metrics.items():
             assert isinstance(metric, MapMetric)
-            metric.add(MAP_METRICS[name].judge(judged))
+            metric.add(MAP_METRICS[name].judge(judged).masked_fill(~known, torch.nan))
 
     def _heat(
         self, model: "InterpretableModel", outputs: Mapping[str, Tensor], batch: Batch
@@ -164,13 +169,21 @@ class MapMetrics:
     def _look(
         self, model: "InterpretableModel", image: Tensor, wanted: Sequence[str]
     ) -> dict[str, Tensor]:
-        """(B,) each figure of images (B, C, H, W), by key."""
+        """(N,) each figure by key, of those of images (B, C, H, W) that the model can explain."""
         found: dict[str, Tensor] = {}
-        if judges := {name: PERTURBATIONS[name] for name in wanted if name in PERTURBATIONS}:
-            explanation = model.explain({"image": image})
-            maps, target = _not_none(model, explanation.heat_map()), explanation.target
-            for name, judge in judges.items():
-                found[name] = judge(model.class_scores, image, maps, target, steps=self.steps)
+        explanation = model.explain({"image": image})
+        maps = _not_none(model, explanation.heat_map())
+        known = torch.cat((maps.flatten(1), explanation.scores), 1).isfinite().all(1)
+        image, maps, target = image[known], maps[known], explanation.target[known]
+        if not len(image):
+            return {name: maps.new_empty(0) for name in wanted if name in PERTURBATIONS}
+        for name, judge in PERTURBATIONS.items():
+            if name in wanted:
+                try:
+                    found[name] = judge(model.class_scores, image, maps, target, steps=self.steps)
+                # Of a changed image; the others of the batch are lost with it, which is rare.
+                except NonFiniteScores:
+                    found[name] = maps.new_full((len(image),), torch.nan)
         changes = [name for name in wanted if name in FAITHFULNESS]
         attended = model.attended(image) if changes else None
         if attended is not None:

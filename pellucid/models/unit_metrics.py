@@ -237,19 +237,34 @@ class UnitMetrics:
         """
         layer, image = self._found, batch["image"]
 
-        def respond(image: Tensor) -> Tensor:
+        def look(image: Tensor) -> Tensor:
             with torch.no_grad():
                 maps = self.explain(model, image).maps
             if maps is None:
                 raise ValueError("num_units is given, but explain() gives no maps (B, U, h, w)")
             return maps
 
+        def respond(image: Tensor) -> Tensor:
+            maps = look(image)
+            # A unit that noise drives to NaN is on no landmark any more.
+            return torch.where(maps.isfinite(), maps, 0.0)
+
         if layer is None:
             maps, grid = outputs["maps"], model.unit_grid
         else:
             # Features that are kept of frozen layers do not pass through them again.
             whole = bool(seen) and len(seen[-1]) == len(image)
-            maps, grid = seen[-1].detach() if whole else respond(image), layer.grid
+            maps, grid = seen[-1].detach() if whole else look(image), layer.grid
+        contributions = outputs.get("contributions")
+        known = maps.flatten(1).isfinite().all(1)
+        if not known.all():
+            # One image on which a model fails must not cost the figures of all others.
+            if not known.any():
+                return
+            fields: Any = batch
+            kept: Any = {name: value[known.to(value.device)] for name, value in fields.items()}
+            batch, maps = kept, maps[known]
+            contributions = None if contributions is None else contributions[known]
         update_suite(
             metrics,
             Units(
@@ -257,7 +272,7 @@ class UnitMetrics:
                 maps=maps,
                 respond=respond,
                 grid=grid,
-                contributions=outputs.get("contributions"),
+                contributions=contributions,
                 num_images=_images_of_pass(model),
             ),
         )

@@ -70,14 +70,19 @@ def _attack(
     norms = mapping(attack.get("norms"))
     values = [number((norms if name in norms else attack).get(name)) for name in COLUMNS]
     settings = mapping(attack.get("settings"))
+    label = text(attack.get("label")) or text(attack.get("name")) or "unnamed attack"
     return Attack(
-        label=text(attack.get("label")) or text(attack.get("name")) or "unnamed attack",
+        label=label,
         settings=", ".join(f"{key.replace('_', ' ')} {_write(v)}" for key, v in settings.items()),
         cells=tuple(
             (known.write(value), value) for known, value in zip(columns, values, strict=True)
         ),
         pictures=tuple(
-            (embed(run, shown.get("file"), limit, missing, FILE), text(shown.get("caption")))
+            # The name stands before the caption already.
+            (
+                embed(run, shown.get("file"), limit, missing, FILE),
+                text(shown.get("caption")).removeprefix(f"{label}: "),
+            )
             for shown in records(attack.get("shown"))
         ),
     )

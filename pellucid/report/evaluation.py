@@ -30,6 +30,8 @@ class Cell:
     value: float | None
     randomised: str
     """The same figure of the method on a network with random weights; empty if not measured."""
+    count: str = ""
+    """For how many images it is defined; empty where it is for all."""
     best: bool = False
 
 
@@ -88,6 +90,8 @@ class PartEffects:
     """Where a correlation of zero is drawn."""
     effects: tuple[tuple[str, str, float], ...]
     """Part, true effect as text, and the bar's length in per cent."""
+    effect_of: str
+    """Of what the effects are a fall."""
 
 
 def check_version(run: Run) -> None:
@@ -139,7 +143,10 @@ def _column(column: dict[str, Any], key: str) -> Figure:
 
 def _method(run: Run, row: dict[str, Any], keys: dict[str, Figure]) -> Method:
     cells, randomised = mapping(row.get("cells")), mapping(row.get("randomised"))
-    found = [_cell(cells.get(key), randomised.get(key), known) for key, known in keys.items()]
+    images = number(run.explanations.get("images"))
+    found = [
+        _cell(cells.get(key), randomised.get(key), known, images) for key, known in keys.items()
+    ]
     seconds = number(row.get("seconds_per_image"))
     found.append(Cell(figure("seconds_per_image").write(seconds), "", seconds, ""))
     kind = text(row.get("kind"))
@@ -148,12 +155,20 @@ def _method(run: Run, row: dict[str, Any], keys: dict[str, Figure]) -> Method:
     return Method(label, kind, _KINDS[kind], tuple(found), text(row.get("note")))
 
 
-def _cell(cell: Any, randomised: Any, known: Figure) -> Cell:
+def _cell(cell: Any, randomised: Any, known: Figure, images: float | None) -> Cell:
     mean = _mean(cell)
     low, high = (number(mapping(cell).get(key)) for key in ("low", "high"))
     interval = "" if low is None or high is None else f"{known.write(low)} to {known.write(high)}"
     other = _mean(randomised)
-    return Cell(known.write(mean), interval, mean, "" if other is None else known.write(other))
+    count = number(mapping(cell).get("count"))
+    fewer = mean is not None and count is not None and images is not None and count < images
+    return Cell(
+        known.write(mean),
+        interval,
+        mean,
+        "" if other is None else known.write(other),
+        count=f"{count:.0f} image{'s' * (count != 1)}" if fewer else "",
+    )
 
 
 def _mean(cell: Any) -> float | None:
@@ -234,9 +249,10 @@ def make_part_effects(run: Run) -> PartEffects | None:
         tuple(_dot(place, *row) for place, row in enumerate(rows)),
         _x(0.0),
         tuple(
-            (name, f"{value:.3f}", 100 * abs(value) / largest)
+            (name, f"{value + 0.0:.3g}", 100 * abs(value) / largest)
             for name, value in sorted(effects.items(), key=lambda item: -item[1])
         ),
+        text(found.get("true_effect_unit")) or "score",
     )
 
 

@@ -111,11 +111,13 @@ def _image(
 def _overlay(run: Run, entry: dict[str, Any], limit: int, missing: list[str]) -> Overlay:
     error, method = number(entry.get("completeness_error")), text(entry.get("method"))
     label = text(entry.get("label")) or method or "unnamed method"
+    caption = text(entry.get("caption"))
     return Overlay(
         method=method or label,
         label=label,
         picture=embed(run, entry.get("file"), limit, missing, _FILE),
-        caption=text(entry.get("caption")),
+        # The name stands before it already.
+        caption=caption.removeprefix(label).lstrip(),
         error="" if error is None else f"{error:.1e}" if error else "0",
     )
 

@@ -54,19 +54,19 @@ EXPLANATION_FIGURES: dict[str, Figure] = {
         better="higher",
         unit="correlation",
         definition=(
-            "Images are drawn again without one of their parts, and the change of the score is the "
-            "part's true effect. The figure is the rank correlation, over the parts of an image, "
-            "of these effects with the relevance that the method gives each part: 1 where the "
-            "method ranks the parts as they truly count, 0 where it says nothing."
+            "Images are drawn again without one of their parts, and the fall of the score (logit) "
+            "is the part's true effect. The figure is the rank correlation, over the parts of an "
+            "image, of these effects with the relevance that the method gives each part: 1 where "
+            "the method ranks the parts as they truly count, 0 where it says nothing."
         ),
     ),
     "agreement": Figure(
         label="Agreement between methods",
         unit="rank correlation",
         definition=(
-            "Spearman's rank correlation of two methods' maps of the same image, pixel by pixel, "
-            "mean over images: 1 where both rank all places alike, 0 where they have nothing in "
-            "common. Agreement is no proof of being right."
+            "Spearman's rank correlation of two methods' maps of the same image, over 14 x 14 "
+            "cells, mean over images: 1 where both rank all cells alike, 0 where they have nothing "
+            "in common. Agreement is no proof of being right."
         ),
     ),
     "seconds_per_image": Figure(
@@ -82,27 +82,32 @@ EXPLANATION_FIGURES: dict[str, Figure] = {
         unit="of images",
         percent=True,
         definition=(
-            "Share of the images classified rightly whose predicted class the attack changed. A "
-            "model is the more robust the lower it is."
+            "Share of the images whose predicted class the attack changed, be it right or wrong "
+            "before. A model is the more robust the lower it is."
         ),
     ),
     "l0": Figure(
         label="L0 norm",
         better="higher",
-        unit="values changed",
-        definition="How many values of the image the attack changed, mean over its successes.",
+        unit="pixels changed",
+        definition=(
+            "How many pixels of the image the attack changed, in whichever channel, mean over its "
+            "successes."
+        ),
     ),
     "l2": Figure(
         label="L2 norm",
         better="higher",
+        unit="of the image range",
         definition=(
-            "Euclidean length of the change, mean over successes. A model is the more robust the "
-            "larger the change must be."
+            "Euclidean length of the change over all values, where black to white is 1, mean over "
+            "successes. A model is the more robust the larger the change must be."
         ),
     ),
     "linf": Figure(
         label="L∞ norm",
         better="higher",
+        unit="of the image range",
         definition="Largest change of any value of the image, mean over successes.",
     ),
     "attack_seconds": Figure(

@@ -98,9 +98,6 @@ def caption(shown: Shown, i: int, image: ShownImage) -> str:
     text += f"; full colour from {full_colour(heat):.3g} on; {rows} x {columns} cells"
     if not bool((heat != 0).any()):
         text = f"{shown.label} of {image.predicted!r}: the map is zero everywhere"
-    if shown.completeness_error is not None:
-        error = float(shown.completeness_error[i])
-        text += f"; completeness error {error:.1%}" if error == error else ""
     return text
 
 

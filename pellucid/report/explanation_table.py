@@ -20,12 +20,13 @@ def text_evaluation(evaluation: Mapping[str, Any], width: int = 100) -> str:
     """
     if width < 60:
         raise ValueError(f"width must be at least 60 characters, got {width}")
-    rows = evaluation["rows"]
+    rows = with_randomised(evaluation["rows"])
     if not rows:
         return "\n".join(_reasons(evaluation))
-    columns = [_column(column, rows) for column in evaluation["columns"]]
+    images = evaluation["images"]
+    columns = [_column(column, rows, images) for column in evaluation["columns"]]
     if evaluation["part_effects"] is not None:
-        columns.append(_parts_column(evaluation))
+        columns.append(_parts_column(evaluation, rows))
     labels = ["", "", "", "", *(row["label"] for row in rows)]
     first = max(len(label) for label in labels) + 2
     lines: list[str] = []
@@ -37,25 +38,43 @@ def text_evaluation(evaluation: Mapping[str, Any], width: int = 100) -> str:
             block = [_padded(labels, first)]
         block.append([f"{cell:>{wide}}" for cell in column])
     lines += [*_joined(block), ""]
-    images, target = evaluation["images"], evaluation["target"]
+    target = evaluation["target"]
     lines.append(
         f"{images} images of the {evaluation['split']} split; explained: the {target}. ↑ more is "
         "better, ↓ less is"
     )
-    lines.append("better; ± is half of the 95 % bootstrap interval of the mean over images.")
+    lines.append(
+        "better; ± is half of the 95 % bootstrap interval of the mean over images, of n of"
+    )
+    lines.append("them where a figure is not of all.")
     return "\n".join([*lines, *_reasons(evaluation)])
 
 
-def _column(column: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def with_randomised(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows, and below each method what it reaches on a network that knows nothing.
+
+    Args:
+        rows: As ``explanations.json`` has them.
+    """
+    found: list[Mapping[str, Any]] = []
+    for row in rows:
+        found.append(row)
+        if isinstance(random := row.get("randomised"), dict) and any(random.values()):
+            label = f"{row.get('label', '')}, random network"
+            found.append({"method": "", "label": label, "kind": "baseline", "cells": random})
+    return found
+
+
+def _column(column: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], images: int) -> list[str]:
     """Four lines of heading and a cell for each row."""
     unit = _UNIT_NAMES.get(column["unit"], column["unit"])
-    cells = [_cell(row["cells"].get(column["key"])) for row in rows]
+    cells = [_cell(row["cells"].get(column["key"]), images) for row in rows]
     return [*_heading(column["key"], column["higher_is_better"], unit), *cells]
 
 
-def _parts_column(evaluation: Mapping[str, Any]) -> list[str]:
+def _parts_column(evaluation: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     found = {row["method"]: row["correlation"] for row in evaluation["part_effects"]["rows"]}
-    cells = [_cell(found.get(row["method"])) for row in evaluation["rows"]]
+    cells = [_cell(found.get(row["method"]), evaluation["images"]) for row in rows]
     return [*_heading(_PARTS_KEY, True, "rank correlation"), *cells]
 
 
@@ -72,13 +91,14 @@ def _heading(key: str, higher_is_better: bool | None, unit: str) -> list[str]:
     return [*[""] * (3 - len(lines)), *lines, f"({unit})"]
 
 
-def _cell(cell: Mapping[str, Any] | None) -> str:
+def _cell(cell: Mapping[str, Any] | None, images: int) -> str:
     if cell is None or cell["mean"] is None:
         return "-"
     mean, low, high = cell["mean"], cell["low"], cell["high"]
+    of = f" n={cell['count']}" if cell["count"] < images else ""
     if low is None or high is None:
-        return _number(mean)
-    return f"{_number(mean)} ±{_number((high - low) / 2)}"
+        return f"{_number(mean)}{of}"
+    return f"{_number(mean)} ±{_number((high - low) / 2)}{of}"
 
 
 def _number(value: float) -> str:

@@ -11,7 +11,7 @@ def _mass(label: str, where: str) -> Figure:
         better="higher",
         unit="of the relevance",
         definition=(
-            f"Share of the relevance of the model's heat map that lies on {where}, mean over "
+            f"Share of the relevance of a heat map that lies on {where}, mean over "
             "images (Arras, Osman and Samek, 2022). Relevance spread evenly has the share of the "
             "image that they cover."
         ),
@@ -131,9 +131,7 @@ MAP_FIGURES: dict[str, Figure] = {
         better="lower",
         unit="of the relevance",
         percent=True,
-        definition=(
-            "Share of the relevance of the model's heat map outside the object, mean over images."
-        ),
+        definition=("Share of the relevance of a heat map outside the object, mean over images."),
     ),
 }
 

@@ -57,6 +57,8 @@ class Cell:
     best: bool = False
     ratio: str = ""
     """Relative to the first run."""
+    spread: str = ""
+    """Standard deviation over resamplings of the images; empty where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,15 @@ def _row(key: str, runs: Sequence[Run], comparable: bool) -> Row:
             times = value / first
             # Two digits would call 0.996 the same.
             ratio = f"{_TIMES} {times:.{3 if 0.95 < times < 1.05 else 2}f}" if first > 0 else ""
-        cells.append(Cell(known.write(value), value is not None and value == best, ratio))
+        spread = runs[number].spread.get(key)
+        cells.append(
+            Cell(
+                known.write(value),
+                value is not None and value == best,
+                ratio,
+                "" if spread is None else f"± {known.write(spread)} over resamplings",
+            )
+        )
     return Row(known, tuple(cells))
 
 

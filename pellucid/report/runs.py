@@ -35,6 +35,8 @@ class Run:
     results: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     """By ``stage/name``; NaN where a figure could not be computed."""
+    spread: dict[str, float] = field(default_factory=dict)
+    """Standard deviation over resamplings of figures that have one, by ``stage/name``."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Why a metric was not built."""
     history: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -196,6 +198,11 @@ def _take_results(run: Run, results: dict[str, Any]) -> None:
             run.metrics[key] = float(value)
         else:
             run.problems.append(f"results.json: the metric {key} is no number but {value!r}.")
+    scores = results.get("scores")
+    spread = scores.get("std") if isinstance(scores, dict) else None
+    for name, value in spread.items() if isinstance(spread, dict) else ():
+        if (known := _number(value)) is not None:
+            run.spread[f"test/{name}"] = known
     wrong = [key for key in ("test/loss", "test/accuracy") if math.isnan(run.metrics.get(key, 0.0))]
     if wrong:
         run.problems.append(

@@ -104,8 +104,17 @@ def _intervals(differences: Sequence[Comparison]) -> str:
             "Each is one run of a single seed, so none of these differences has an interval; more "
             "seeds would tell them from chance."
         )
-    sure = [row for row in rows if row.judged != "open"]
+    known = [row for row in rows if row.interval]
+    sure = [row for row in known if row.judged != "open"]
     if not sure:
+        if len(known) < len(rows):
+            which = _join([row.figure.label.lower() for row in known[:2]])
+            more = f" and {len(known) - 2} more" if len(known) > 2 else ""
+            have, hold = ("has an interval", "holds") if len(known) == 1 else ("have one", "hold")
+            return (
+                f"Of {len(rows)} differences, {len(known)} {have}, that of {which}{more}, and "
+                f"{hold} zero; the others, of a single seed each, have none."
+            )
         return (
             f"None of the differences between {name} and {before} is more than their 95 % "
             "intervals leave open."
@@ -118,9 +127,12 @@ def _intervals(differences: Sequence[Comparison]) -> str:
             labels = [f"{r.figure.label.lower()} ({r.text}, {r.interval})" for r in found[:2]]
             more = f", and {len(found) - 2} more figures" if len(found) > 2 else ""
             parts.append(f"{word} in {_join(labels) if not more else ', '.join(labels)}{more}")
+    by = "its 95 % interval" if len(known) == 1 else "their 95 % intervals"
+    of = "" if len(known) == len(rows) else "the "
+    with_one = "" if len(known) == len(rows) else " that have one"
     return (
-        f"By their 95 % intervals, {name} differs from {before} in {len(sure)} of "
-        f"{len(rows)} figures: {'; '.join(parts)}."
+        f"By {by}, {name} differs from {before} in {len(sure)} of {of}"
+        f"{len(known)} figures{with_one}: {'; '.join(parts)}."
     )
 
 
@@ -163,15 +175,16 @@ def _own_against_others(evaluation: Evaluation) -> str:
         extreme = pick(values.values())
         best = next(label for label, value in values.items() if value == extreme)
         what = f"{column.label.lower()} ({column.better} is better)"
-        random = [r.cells[place].text for r in evaluation.rows if r.kind == "baseline"]
-        tail = f"; baselines reach {_join(random)}" if random else ""
+        random = [r for r in evaluation.rows if r.kind == "baseline"]
+        names = _join([r.label.lower() for r in random])
+        tail = f"; {names} reach {_join([r.cells[place].text for r in random])}" if random else ""
         text = column.write(values[best])
         if own is None or own.cells[place].value is None:
             return (
                 f"Of the methods applied after the fact, {best} has the best {what}: {text}{tail}."
             )
         mine = own.cells[place]
-        interval = f", {mine.interval}" if mine.interval else ""
+        interval = f" ({mine.interval})" if mine.interval else ""
         return (
             f"The {what} of its own explanation is {mine.text}{interval}, against {text} for "
             f"{best}, the best of {len(values)} methods applied after the fact{tail}."

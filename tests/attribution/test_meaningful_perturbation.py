@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 from pellucid.attribution.meaningful_perturbation import (
+    BLUR,
+    CIRCLE_SUPPRESSION,
+    MASK_BLUR,
     MeaningfulPerturbation,
     gaussian_blur,
     probability,
@@ -95,6 +98,16 @@ def test_blur_is_a_gaussian():
     assert float(blurred[0, 0].abs().max()) == 0
     flat = torch.full((1, 1, 8, 8), 0.7)
     torch.testing.assert_close(gaussian_blur(flat, 3.0), flat)
+
+
+def test_the_defaults_are_those_of_the_authors():
+    method = MeaningfulPerturbation()
+    # defaults.py and optimize_mask.py of the authors' code: num_iters, lr, l1_lambda, tv_lambda,
+    # tv_beta, 224 pixels at a mask_scale of 8, jitter; null_type, its radius and blur_mask.
+    assert (method.iterations, method.lr, method.mask_size) == (300, 0.1, 224 // 8)
+    assert (method.l1_weight, method.tv_weight, method.tv_beta) == (1e-4, 1e-2, 3)
+    assert (method.jitter, method.reference) == (4, "blur")
+    assert (BLUR, MASK_BLUR, CIRCLE_SUPPRESSION) == (10, 5, 1 - 1e-2)
 
 
 def test_one_score_is_one_category_against_the_rest():

@@ -200,3 +200,14 @@ def test_a_network_written_carelessly_gets_the_same_maps():
             continue
         wanted = method(name).attribute(plain, image).heat
         assert torch.allclose(method(name).attribute(careless, image).heat, wanted, atol=1e-6), name
+
+
+@pytest.mark.parametrize("name", ["integrated_gradients", "deep_lift"])
+def test_of_an_image_that_is_its_own_baseline_no_error_is_known(name):
+    net, batch = network(), torch.randn(2, 3, 12, 12)
+    batch[1] = 0.0
+    found = make_method(name).attribute(net, batch)
+    assert float(found.heat[1].abs().max()) == 0
+    # Relative to nothing: neither right nor a billion times wrong.
+    assert found.completeness_error.isnan().tolist() == [False, True]
+    assert float(found.completeness_error[0]) < 1e-3

@@ -181,6 +181,15 @@ def test_the_method_explains_its_classifier_and_no_other(runs):
         post_hoc.L2X(str(run / "nothing.ckpt"))
 
 
+def test_explain_draws_what_an_explainer_picks(runs, tmp_path, capsys):
+    classifier, run = runs
+    words = ["--methods", "l2x", "--explainer", run, "--output", tmp_path]
+    assert call("explain", classifier, *words) == 0
+    assert (tmp_path / "test_00000_l2x.png").is_file()
+    assert call("explain", classifier, *words[:2], "--output", tmp_path) == 0
+    assert "refused: explainer must be a run" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -157,6 +157,31 @@ def test_what_the_step_tells_is_not_computed_again():
     assert looks == [1]
 
 
+class Fails(Explains):
+    """It returns NaN for some images, those with an even label."""
+
+    def maps(self, batch: Batch) -> Tensor:
+        even = (batch["image"][:, 0, 0, 0] > 0).view(-1, 1, 1, 1)
+        return super().maps(batch).masked_fill(even, torch.nan)
+
+
+def test_images_on_which_the_model_fails_are_left_out_and_counted():
+    model, data, found = figures(Fails)
+    batch = data.render("test", range(24))
+    known = ~(batch["image"][:, 0, 0, 0] > 0)
+    assert 0 < int(known.sum()) < 24
+    kept = {name: value[known] for name, value in batch.items()}
+    wanted = judge.evaluate_maps(model.explain(kept).heat_map(), kept, label_parts=(0, 6))
+    assert {name: found[name] for name in JUDGED} == pytest.approx(wanted, abs=1e-5)
+    assert model.map_metrics.report()["left_out"]["gini"] == int(
+        (~known).sum() + judge.map_gini(model.explain(kept).heat_map()).isnan().sum()
+    )
+    looked = model.map_metrics.perturb(model, data, "cpu")
+    heat, scores = model.explain(kept).heat_map(), model.class_scores
+    wanted = judge.evaluate_maps(heat, kept, scores, names=["deletion_auc"], steps=16)
+    assert looked["deletion_auc"] == pytest.approx(wanted["deletion_auc"], abs=1e-5)
+
+
 def test_deletion_and_insertion_look_at_images_spread_over_the_split():
     model, data, _ = figures(Explains)
     model.map_metrics = MapMetrics(images=6, steps=5)

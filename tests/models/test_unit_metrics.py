@@ -357,3 +357,29 @@ def test_watch_takes_its_hook_away_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), watch(layer, "0"):
         layer(torch.ones(1, 3))
     assert not layer[0]._forward_hooks
+
+
+def test_images_on_which_the_model_fails_are_left_out(data: SyntheticParts) -> None:
+    model = small()
+    batch = whole(data)
+    failing = batch["image"][:, 0, 0, 0] > 0
+    assert 0 < int(failing.sum()) < 40
+    step = model.step
+
+    def fails(given: Any, stage: Any) -> dict[str, Tensor]:
+        outputs = step(given, stage)
+        bad = (given["image"][:, 0, 0, 0] > 0).view(-1, 1, 1, 1)
+        return outputs | {"maps": outputs["maps"].masked_fill(bad, torch.nan)}
+
+    model.step = fails  # type: ignore[method-assign]
+    found = run_test(model, data)
+    kept = {name: value[~failing] for name, value in batch.items()}
+    explanation = model.eval().explain(kept)  # type: ignore[arg-type]
+    assert explanation.maps is not None
+    assert model.backbone.grid is not None
+    maps, grid = explanation.maps, model.backbone.grid
+    exact = location_instability(
+        maps, kept["parts"], kept["part_visible"], (32, 32), grid=grid, index=kept["index"]
+    )
+    check(found, {"location_instability": exact})
+    check(found, {"category_balance": category_balance(maps, kept["label"], 3)})

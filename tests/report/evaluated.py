@@ -140,6 +140,7 @@ def write_explanations(
                 if value is not None
             ],
             "true_effect": {"head": 1.9, "legs": 0.4},
+            "true_effect_unit": "probability",
         },
         "skipped": {"max_sensitivity": "turned off by --metrics"},
         "shown": shown,

@@ -278,6 +278,31 @@ def test_print_shows_all_explanations_and_no_controls(seen: Seen) -> None:
         assert caption["y"] >= picture["y"] + picture["height"]
 
 
+def test_on_paper_no_figure_is_cut_off(browser: Any, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    path = write_explanations(run, images=1)
+    content = json.loads(path.read_text())
+    content["columns"] *= 4
+    for place, column in enumerate(content["columns"]):
+        content["columns"][place] = {**column, "key": f"figure_{place}"}
+    for row in content["rows"]:
+        row["cells"] = {f"figure_{n}": {"mean": n, "low": 0, "high": 20} for n in range(16)}
+    path.write_text(json.dumps(content))
+    paper = {"width": 720, "height": 1000}
+    seen = Seen(browser, build_report([run]), viewport=paper)
+    seen.page.emulate_media(media="print")
+    for cells in (".evaluation td", ".agreeing td"):
+        right = seen.page.locator(cells).evaluate_all(
+            "c => c.map(e => e.getBoundingClientRect().right)"
+        )
+        assert len(right) > 30
+        assert max(right) <= paper["width"], cells
+    # Without the head of the table each figure says its own name.
+    name = "getComputedStyle(document.querySelector('.evaluation td'), '::before').content"
+    assert "Figure 0" in seen.page.evaluate(name)
+    seen.context.close()
+
+
 def test_without_scripts_everything_is_there(browser: Any, report: Path) -> None:
     seen = Seen(browser, report, java_script_enabled=False)
     first = seen.page.locator(".shown").first

@@ -41,15 +41,18 @@ def test_the_verdict_is_three_sentences(new_run: NewRun) -> None:
         "Its most frequent confusion is fox taken for bear (2 images, 10.0 % of fox)." in page.text
     )
     assert (
-        "The relevance mass (higher is better) of its own explanation is 0.720, 0.670 to 0.770, "
-        "against 0.580 for Grad-CAM, the best of 2 methods applied after the fact; baselines reach "
-        "0.220 and 0.370."
+        "The relevance mass (higher is better) of its own explanation is 0.720 (0.670 to 0.770), "
+        "against 0.580 for Grad-CAM, the best of 2 methods applied after the fact; random map and "
+        "edge detector reach 0.220 and 0.370."
     ) in page.text
 
 
 def test_the_table_of_explanations(new_run: NewRun) -> None:
     run = new_run()
-    write_explanations(run)
+    path = write_explanations(run)
+    content = json.loads(path.read_text())
+    content["rows"][1]["cells"]["deletion_auc"]["count"] = 2
+    path.write_text(json.dumps(content))
     found = make_evaluation(load_run(run))
     assert found is not None
     assert [c.label for c in found.columns] == [
@@ -67,6 +70,9 @@ def test_the_table_of_explanations(new_run: NewRun) -> None:
     assert own.cells[0].best
     assert not own.cells[3].best, "without a direction nothing is best"
     assert rows["Grad-CAM"].cells[0].randomised == "0.300"
+    # Of fewer images than the others, which the page must say.
+    assert [cell.count for cell in rows["Grad-CAM"].cells[:3]] == ["", "2 images", ""]
+    assert "2 images" in Page(build_report([run])).text
     # A baseline is never the best.
     assert not any(cell.best for row in found.rows if row.kind == "baseline" for cell in row.cells)
     assert [cell.text for cell in lime.cells[:4]] == ["—"] * 4
@@ -83,7 +89,9 @@ def test_dots_of_part_effects_are_in_order_and_inside(new_run: NewRun) -> None:
     assert places == sorted(places, reverse=True)
     for dot in found.dots:
         assert dot.low < dot.x < dot.high
-    assert found.effects == (("head", "1.900", 100.0), ("legs", "0.400", pytest.approx(400 / 19)))
+    assert found.effects == (("head", "1.9", 100.0), ("legs", "0.4", pytest.approx(400 / 19)))
+    page = Page(build_report([run])).text
+    assert "How much the probability of the explained class falls without each part" in page
 
 
 def test_without_an_evaluation_the_page_says_how_to_get_one(new_run: NewRun) -> None:
@@ -281,6 +289,33 @@ def test_single_runs_are_compared_over_their_images(new_run: NewRun) -> None:
     assert found == pytest.approx(np.quantile(drawn, (0.025, 0.975)), abs=0.02)
     change(runs[1] / "confusion.json", index=[n + 1 for n in range(40)])
     assert paired_bootstrap(*read_runs(runs)) is None
+
+
+def test_the_verdict_counts_differences_with_an_interval_alone(new_run: NewRun) -> None:
+    runs = [new_run("cnn_parts"), new_run("icnn_parts")]
+    (runs[1] / "config.yaml").write_text("model:\n  lr: 0.1\n")
+    for run in runs:
+        write_confusion(run)
+    text = Page(build_report(runs)).text
+    assert (
+        "Of 3 differences, 1 has an interval, that of accuracy, and holds zero; the others, of a "
+        "single seed each, have none."
+    ) in text
+    write_confusion(runs[1], wrong=39)
+    text = Page(build_report(runs)).text
+    assert "By its 95 % interval, icnn_parts differs from cnn_parts in 1 of the 1 figures" in text
+
+
+def test_captions_say_the_name_once(new_run: NewRun) -> None:
+    run = new_run()
+    path = write_explanations(run, images=1)
+    content = json.loads(path.read_text())
+    content["shown"][0]["overlays"][0]["caption"] = "Own explanation of 'fox' (score 1.00): red"
+    path.write_text(json.dumps(content))
+    write_adversarial(run, caption="FGSM: fox became bear")
+    text = Page(build_report([run])).text
+    assert "Own explanation. of 'fox' (score 1.00): red" in " ".join(text.split())
+    assert "FGSM FGSM" not in text
 
 
 def test_the_verdict_says_where_there_is_no_interval(new_run: NewRun) -> None:

@@ -78,6 +78,16 @@ def test_a_narrow_window_has_blocks():
         text_evaluation(EVALUATION, 20)
 
 
+def test_a_method_on_a_random_network_stands_below_it_and_fewer_images_are_said():
+    some = copy.deepcopy(EVALUATION)
+    some["rows"][0]["randomised"] = {"gini": {**cell(0.3, 0.2, 0.4), "count": 2}}
+    lines = text_evaluation(some).splitlines()
+    place = next(n for n, line in enumerate(lines) if line.startswith("Own explanation "))
+    assert lines[place + 1].startswith("Own explanation, random network")
+    assert lines[place + 1].split()[4:] == ["-", "-", "0.30", "±0.10", "n=2", "-"]
+    assert "n=" not in lines[place]
+
+
 def test_without_parts_and_without_rows():
     some = {**EVALUATION, "part_effects": None}
     assert "effects" not in text_evaluation(some).split("infidelity")[0]

@@ -325,3 +325,11 @@ def test_size_and_time_of_128_units_in_two_runs(tmp_path: Path) -> None:
     with Image.open(io.BytesIO(base64.b64decode(pictures[0].partition(",")[2]))) as picture:
         # Three images in a row of at least 96 pixels.
         assert picture.width >= 3 * 96
+
+
+def test_scores_have_their_spread_over_resamplings(new_run: NewRun) -> None:
+    scores = {"std": {"mig": 0.0125, "sap": "x"}}
+    run = new_run(metrics={"test/mig": 0.31, "test/sap": 0.2}, scores=scores)
+    text = Page(build_report([run])).text
+    assert "0.310 ± 0.013 over resamplings" in " ".join(text.split())
+    assert text.count("over resamplings") == 1

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pellucid.metrics.maps.heat import check_heat, check_size, on_pixels
 from pellucid.metrics.maps.map_metric import MapMetric
-from pellucid.metrics.maps.probabilities import class_probabilities
+from pellucid.metrics.maps.probabilities import NonFiniteScores, class_probabilities
 
 Baseline = Literal["zero", "mean", "blur"]
 """What takes the place of a pixel: 0, which is the data's mean in normalised images; the mean of
@@ -227,7 +227,7 @@ def _probabilities(scores: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     found = scores(image)
     probability = class_probabilities(found, len(image))
     if not bool(found.isfinite().all()):
-        raise ValueError("scores has a value that is not finite; the curve would be undefined")
+        raise NonFiniteScores("scores has a value that is not finite; the curve would be undefined")
     return probability
 
 

@@ -3,6 +3,10 @@
 from torch import Tensor
 
 
+class NonFiniteScores(ValueError):  # noqa: N818 - what it is about, as the report names it
+    """Scores that are NaN or infinite: nothing that is made of them means anything."""
+
+
 def class_probabilities(scores: Tensor, count: int) -> Tensor:
     """Probabilities of classes.
 
