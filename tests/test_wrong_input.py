@@ -148,7 +148,7 @@ WRONG = [
     Wrong("precision", ("--trainer.precision=17",), ("trainer.precision", "'bf16-mixed'", "17")),
     Wrong("accelerator", ("--trainer.accelerator=xpu9",), ("trainer.accelerator", "cpu", "xpu9")),
     Wrong("strategy", ("--trainer.strategy=dpp",), ("trainer.strategy", "dpp")),
-    Wrong("no devices", ("--trainer.devices=0",), ("trainer.devices: '0'", "give 1")),
+    Wrong("no devices", ("--trainer.devices=0",), ("trainer.devices: 0 is no number", "give 1")),
     Wrong("too many devices", ("--trainer.accelerator=cuda", "--trainer.devices=99"), ("trainer",)),
     Wrong("seed", ("--seed_everything=abc",), ("seed_everything", "int", "'abc'")),
     Wrong("negative seed", ("--seed_everything", "-4"), ("seed_everything", "2**32 - 1", "-4")),
