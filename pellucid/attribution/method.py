@@ -39,6 +39,13 @@ class Attribution:
     """(B,) ``|sum - (f(x) - f(baseline))| / |f(x) - f(baseline)|``, NaN where the difference is 0;
     None: nothing is promised."""
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        # Drawing is the report's business, and of no use outside of notebooks.
+        from pellucid.report.notebook import attribution_html
+
+        return attribution_html(self)
+
 
 class Finding(NamedTuple):
     """What a method's own part hands back; ``heat`` or ``pixels``, the rest where it has it."""
