@@ -1,8 +1,8 @@
 """What each unit of a model fires at, found in one pass over a data set.
 
-The pass keeps, for every unit, only its strongest images and a few sums, so that its memory does
-not grow with the number of images. Pixels are fetched afterwards, and only of the images that some
-unit needs.
+The pass keeps, for every unit, only its strongest images, a few sums and its peaks on a limited
+number of images, so that its memory does not grow with the number of images. Pixels are fetched
+afterwards, and only of the images that some unit needs.
 """
 
 from collections.abc import Sequence
@@ -10,25 +10,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from einops import rearrange, reduce, repeat
+from einops import rearrange, reduce
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from tqdm.auto import tqdm
 
+from pellucid.analysis.unit_state import (
+    BINS,
+    BINS_PER_OCTAVE,
+    LEAST_OCTAVE,
+    UnitState,
+)
+from pellucid.analysis.unit_surprises import Responses, Surprises
 from pellucid.batch import Batch
 from pellucid.metrics.location_instability import peak_positions
 from pellucid.models.base import InterpretableModel
 from pellucid.models.explanation import Explanation
-
-# Peaks are counted in bins of 1/32 octave from 2**-40 to 2**24, whatever a unit's scale.
-_BINS_PER_OCTAVE = 32
-_LEAST_OCTAVE, _OCTAVES = -40, 64
-_BINS = _BINS_PER_OCTAVE * _OCTAVES
-
-
-class NonFiniteMaps(ValueError):  # noqa: N818 - what it is about
-    """Maps that are NaN or infinite: which images are the strongest cannot be said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +51,8 @@ class UnitSummary:
     maps: Tensor
     """(U, N, h, w) float, the activation maps."""
     images: dict[int, Tensor]
-    """(H, W, 3) uint8 by position in the data set: the pixels of all images in ``indices``."""
+    """(H, W, 3) uint8 by position in the data set: the pixels of all images in ``indices`` and
+    ``surprises``."""
     class_activation: Tensor
     """(U, C) float, mean of the map over positions and over the images of a class; NaN for a class
     without images. C is 0 where the data has no labels."""
@@ -67,88 +65,9 @@ class UnitSummary:
     """(U, 2, 2) float, sample covariance of ``positions`` in square pixels; NaN below two."""
     class_names: tuple[str, ...] = ()
     unit_names: tuple[str, ...] = ()
-
-
-@dataclass(kw_only=True)
-class _State:
-    """What the pass keeps; ``positions`` has T columns, of which the first N have their map."""
-
-    peaks: Tensor
-    indices: Tensor
-    labels: Tensor
-    positions: Tensor
-    maps: Tensor
-    class_sum: Tensor
-    class_count: Tensor
-    histogram: Tensor
-    seen: int = 0
-
-    @classmethod
-    def empty(cls, maps: Tensor, num_images: int, num_positions: int, classes: int) -> "_State":
-        units, _, *size = maps.shape
-        device = maps.device
-        kept = (units, num_positions)
-        return cls(
-            peaks=torch.full(kept, -torch.inf, device=device),
-            indices=torch.full(kept, -1, device=device),
-            labels=torch.full(kept, -1, device=device),
-            positions=torch.full((*kept, 2), torch.nan, device=device),
-            maps=torch.zeros(units, num_images, *size, device=device),
-            class_sum=torch.zeros(units, classes, dtype=torch.float64),
-            class_count=torch.zeros(classes, dtype=torch.int64),
-            histogram=torch.zeros(units, _BINS, dtype=torch.int64),
-        )
-
-    def update(self, maps: Tensor, positions: Tensor, labels: Tensor | None) -> None:
-        """Take in one batch: maps (U, B, h, w), positions (U, B, 2), labels (B,)."""
-        units, size = maps.shape[:2]
-        peaks = reduce(maps, "u b h w -> u b", "max")
-        if not torch.isfinite(peaks).all():
-            unit, image = (~torch.isfinite(peaks)).nonzero()[0].tolist()
-            raise NonFiniteMaps(
-                f"the map of unit {unit} is not finite on image {self.seen + image}; "
-                "the model has diverged: choose an earlier checkpoint"
-            )
-        indices = torch.arange(self.seen, self.seen + size, device=maps.device)
-        known = labels if labels is not None else torch.full_like(indices, -1)
-        # A stable sort keeps the earlier image of two that are equal, whatever the batch size.
-        order = torch.cat([self.peaks, peaks], 1).argsort(dim=1, descending=True, stable=True)
-        order = order[:, : self.peaks.shape[1]]
-        self._keep_maps(maps, order)
-
-        def best(kept: Tensor, new: Tensor) -> Tensor:
-            where = order if kept.ndim == 2 else order.unsqueeze(-1)
-            return torch.cat([kept, new], 1).take_along_dim(where, 1)
-
-        self.peaks = best(self.peaks, peaks)
-        self.indices = best(self.indices, repeat(indices, "b -> u b", u=units))
-        self.labels = best(self.labels, repeat(known, "b -> u b", u=units))
-        self.positions = best(self.positions, positions)
-        self._count(reduce(maps, "u b h w -> u b", "mean").cpu(), peaks.cpu(), labels)
-        self.seen += size
-
-    def _keep_maps(self, maps: Tensor, order: Tensor) -> None:
-        """Keep the maps of the N strongest; what stays among them was among them before."""
-        kept, shown = order.shape[1], self.maps.shape[1]
-        order = order[:, :shown]
-        unit = torch.arange(len(maps), device=maps.device).unsqueeze(1)
-        old = self.maps[unit, order.clamp(max=shown - 1)]
-        new = maps[unit, (order - kept).clamp(min=0)]
-        self.maps = torch.where(rearrange(order < kept, "u n -> u n 1 1"), old, new)
-
-    def _count(self, means: Tensor, peaks: Tensor, labels: Tensor | None) -> None:
-        """Add to the sums: means and peaks (U, B), on the CPU, where float64 always exists."""
-        bins = ((peaks.clamp(min=1e-30).log2() - _LEAST_OCTAVE) * _BINS_PER_OCTAVE).floor()
-        fired = (peaks > 0).long()
-        self.histogram.scatter_add_(1, bins.long().clamp(0, _BINS - 1), fired)
-        if labels is None:
-            return
-        labels = labels.cpu()
-        if (missing := int(labels.max()) + 1 - len(self.class_count)) > 0:
-            self.class_sum = F.pad(self.class_sum, (0, missing))
-            self.class_count = F.pad(self.class_count, (0, missing))
-        self.class_sum.index_add_(1, labels, means.double())
-        self.class_count += torch.bincount(labels, minlength=len(self.class_count))
+    surprises: tuple[Surprises, ...] = ()
+    """Of each unit, found among up to 2000 images spread evenly over the data set; empty where the
+    data has no labels."""
 
 
 def collect_units(
@@ -192,8 +111,10 @@ def collect_units(
     where = torch.device(device) if device is not None else model.device
     was_training = model.training
     model.to(where).eval()
-    state: _State | None = None
+    state: UnitState | None = None
     names: tuple[str, ...] = ()
+    responses = Responses(len(loader.dataset))  # type: ignore[arg-type]
+    surprises: tuple[Surprises, ...] = ()
     try:
         with torch.no_grad():
             for batch in tqdm(loader, desc="Units", disable=not progress, delay=2, leave=False):
@@ -202,15 +123,20 @@ def collect_units(
                 maps, positions = _maps_and_positions(explanation, image)
                 names = explanation.unit_names
                 if state is None:
-                    state = _State.empty(maps, num_images, num_positions, len(class_names))
+                    state = UnitState.empty(maps, num_images, num_positions, len(class_names))
                 label = batch.get("label")
                 state.update(maps, positions, None if label is None else label.to(where))
+                responses.update(maps, label)
+            surprises = responses.find(model, loader)
     finally:
         model.train(was_training)
     if state is None:
         raise ValueError("the loader has no images; choose a split that has some")
     summary = _summarise(state, tuple(class_names), names)
-    return replace(summary, images=_fetch(loader.dataset, summary.indices, mean, std, progress))
+    needed = set(summary.indices.flatten().tolist())
+    needed |= {index for found in surprises for index in found.indices}
+    images = _fetch(loader.dataset, sorted(needed), mean, std, progress)
+    return replace(summary, images=images, surprises=surprises)
 
 
 def denormalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -260,7 +186,7 @@ def _maps_and_positions(explanation: Explanation, image: Tensor) -> tuple[Tensor
 
 
 def _summarise(
-    state: _State, class_names: tuple[str, ...], unit_names: tuple[str, ...]
+    state: UnitState, class_names: tuple[str, ...], unit_names: tuple[str, ...]
 ) -> UnitSummary:
     positions = state.positions.cpu()
     fires = state.peaks.cpu() > 0
@@ -273,8 +199,8 @@ def _summarise(
     shown = min(state.maps.shape[1], state.seen)
     peaks = state.peaks[:, :shown].cpu()
     limit = reduce(peaks, "u n -> u", "mean").clamp(min=1e-30) / 2
-    first = ((limit.log2() - _LEAST_OCTAVE) * _BINS_PER_OCTAVE).round().clamp(0, _BINS - 1)
-    above = torch.arange(_BINS) >= first.unsqueeze(1)
+    first = ((limit.log2() - LEAST_OCTAVE) * BINS_PER_OCTAVE).round().clamp(0, BINS - 1)
+    above = torch.arange(BINS) >= first.unsqueeze(1)
     return UnitSummary(
         num_seen=state.seen,
         indices=state.indices[:, :shown].cpu(),
@@ -293,9 +219,8 @@ def _summarise(
 
 
 def _fetch(
-    dataset: Any, indices: Tensor, mean: Sequence[float], std: Sequence[float], progress: bool
+    dataset: Any, needed: list[int], mean: Sequence[float], std: Sequence[float], progress: bool
 ) -> dict[int, Tensor]:
     """The pixels of the images that at least one unit needs."""
-    needed = sorted(set(indices.flatten().tolist()))
     bar = tqdm(needed, desc="Unit images", disable=not progress, delay=2, leave=False)
     return {index: denormalise(dataset[index]["image"], mean, std) for index in bar}

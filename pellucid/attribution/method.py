@@ -39,6 +39,13 @@ class Attribution:
     """(B,) ``|sum - (f(x) - f(baseline))| / |f(x) - f(baseline)|``, NaN where the difference is 0;
     None: nothing is promised."""
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        # Drawing is the report's business, and of no use outside of notebooks.
+        from pellucid.report.notebook import attribution_html
+
+        return attribution_html(self)
+
 
 class Finding(NamedTuple):
     """What a method's own part hands back; ``heat`` or ``pixels``, the rest where it has it."""
@@ -211,6 +218,9 @@ def check_images(image: Tensor) -> None:
         raise ValueError(f"image must be a float tensor (B, C, H, W), got {given}")
     if not len(image):
         raise ValueError("image must hold at least one image, got a batch of none")
+    # Ten times as fast as a look at each value; a sum may also overflow.
+    if image.sum().isfinite():
+        return
     bad = (~image.isfinite()).flatten(1).any(1)
     if bad.any():
         which = bad.nonzero().flatten().tolist()[:5]

@@ -291,7 +291,7 @@ class Run:
         return figures
 
     def _write_report(self, model: InterpretableModel, data: ImageDataModule) -> None:
-        from pellucid.analysis.units import NonFiniteMaps
+        from pellucid.analysis.unit_state import NonFiniteMaps
         from pellucid.report.page import build_report
 
         image = next(iter(data.dataloader("test")))["image"][:1]
@@ -314,7 +314,7 @@ class Run:
         from pellucid.head_pictures import save_heads_of
         from pellucid.report.categories import save_categories
         from pellucid.report.drawing import contact_sheet
-        from pellucid.report.pictures import draw_strongest, save_units
+        from pellucid.report.unit_pictures import draw_strongest, save_units
 
         shown = self.trainer.progress_bar_callback is not None
         units = collect_units(

@@ -125,6 +125,15 @@ EXPLANATION_FIGURES: dict[str, Figure] = {
             "(column). What is right lies on the diagonal."
         ),
     ),
+    "surprising": Figure(
+        label="Surprising",
+        definition=(
+            "Images to which the unit responds strongly, above half of the mean of its ten largest "
+            "peaks, though on average it does not so to the other images of their category; of up "
+            "to 2,000 test images, those first that are furthest above that average. They show "
+            "what else the unit fires at."
+        ),
+    ),
     "difference": Figure(
         label="Difference",
         definition=(

@@ -1,18 +1,24 @@
-"""What explanations and runs show of themselves in a notebook: HTML without scripts."""
+"""What explanations, their evaluation and runs show in a notebook: HTML without scripts."""
 
 import base64
 import io
+from collections.abc import Mapping
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from pellucid.report.explanation_table import with_randomised
+from pellucid.report.figure import Figure
+from pellucid.report.glossary import figure
 from pellucid.report.results import make_table, make_verdict
 
 if TYPE_CHECKING:
+    from pellucid.attribution.evaluation.result import Evaluation
+    from pellucid.attribution.method import Attribution
     from pellucid.models.explanation import Explanation
     from pellucid.report.runs import Run
 
@@ -21,6 +27,8 @@ _PIXELS = 96
 _CELL = "padding:4px 12px 4px 0;text-align:left;vertical-align:top"
 _NUMBER = "padding:4px 12px 4px 0;text-align:right;font-variant-numeric:tabular-nums"
 _QUIET = "opacity:0.65;font-size:90%"
+_KINDS = {"own": "the model itself", "post_hoc": "after the fact", "baseline": "baseline"}
+_ARROWS = {True: "↑", False: "↓", None: ""}
 
 
 def explanation_html(explanation: "Explanation") -> str:
@@ -51,9 +59,66 @@ def explanation_html(explanation: "Explanation") -> str:
         if _unit_heading(explanation):
             cells.append(_cell(_units(explanation, i)))
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    more = f"the first {_MOST_IMAGES} of {count} images" if count > _MOST_IMAGES else ""
     what = f"Explanation of {count} image{'s' * (count != 1)}"
-    parts = [f"<b>{what}</b>", _quiet(_shape(explanation)), _table(head, rows), _quiet(more)]
+    parts = [f"<b>{what}</b>", _quiet(_shape(explanation)), _table(head, rows), _quiet(_cut(count))]
+    return f"<div>{''.join(parts)}</div>"
+
+
+def attribution_html(attribution: "Attribution") -> str:
+    """What a post-hoc method says, as a table: of each image the class, its score and its map.
+
+    Args:
+        attribution: Of a batch; of more than eight images the first eight are shown.
+    """
+    scores, heat = attribution.scores.cpu(), attribution.heat.cpu()
+    target, error = attribution.target.cpu(), attribution.completeness_error
+    count = len(heat)
+    promised = None if error is None else error.cpu()
+    head = ["image", "class", "score (logits)", "map"]
+    head += [] if promised is None else ["completeness error"]
+    rows = []
+    for i in range(min(count, _MOST_IMAGES)):
+        score = f"{float(scores[i, int(target[i])]):.3f}"
+        cells = [_cell(str(i)), _cell(str(int(target[i]))), _cell(score, _NUMBER)]
+        cells.append(f'<td style="{_CELL}">{_thumbnail(heat[i], f"map of image {i}")}</td>')
+        if promised is not None:
+            value = float(promised[i])
+            cells.append(_cell("—" if value != value else f"{value:.1e}", _NUMBER))
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    height, width = heat.shape[1:]
+    shape = f"maps of {height} x {width}, {attribution.sign}"
+    what = f"<b>Attribution of {count} image{'s' * (count != 1)}</b>"
+    return f"<div>{what}{_quiet(shape)}{_table(head, rows)}{_quiet(_cut(count))}</div>"
+
+
+def evaluation_html(evaluation: "Evaluation") -> str:
+    """A table of methods by metrics, with intervals, baselines, and what was left out.
+
+    Args:
+        evaluation: As :func:`pellucid.attribution.evaluation.evaluate_explanations` gives it.
+    """
+    table, count = evaluation.as_dict(), evaluation.images
+    columns = [(figure(c.key), _ARROWS[c.higher_is_better], c.key) for c in evaluation.columns]
+    rows = [dict(row) for row in with_randomised(table["rows"])]
+    if table["part_effects"] is not None:
+        columns.append((figure("part_effects"), _ARROWS[True], "part_effects"))
+        found = {row["method"]: row["correlation"] for row in table["part_effects"]["rows"]}
+        for row in rows:
+            row["cells"] = {**row["cells"], "part_effects": found.get(row["method"])}
+    head = "".join(_metric_heading(known, arrow) for known, arrow, _ in columns)
+    body = []
+    for row in rows:
+        cells = [_interval(known, row["cells"].get(key), count) for known, _, key in columns]
+        kind = _KINDS[row["kind"]] if row["method"] else ""
+        body.append(f"<tr>{_cell(row['label'])}{_cell(kind)}{''.join(cells)}</tr>")
+    first = f'<th style="{_CELL}">method</th><th style="{_CELL}">kind</th>'
+    parts = [
+        f"<b>Evaluation of explanations of {count} image{'s' * (count != 1)}</b>",
+        _quiet("Means over images with their 95 % bootstrap intervals. ↑ more is better, ↓ less."),
+        f"<table><thead><tr>{first}{head}</tr></thead><tbody>{''.join(body)}</tbody></table>",
+    ]
+    parts += [_quiet(f"{row['label']}: {row['note']}") for row in table["rows"] if row["note"]]
+    parts += [_quiet(f"{name}: {reason}") for name, reason in evaluation.skipped.items()]
     return f"<div>{''.join(parts)}</div>"
 
 
@@ -94,6 +159,25 @@ def _cell(text: str, style: str = _CELL) -> str:
 
 def _quiet(text: str) -> str:
     return f'<p style="{_QUIET}">{escape(text)}</p>' if text else ""
+
+
+def _cut(count: int) -> str:
+    return f"the first {_MOST_IMAGES} of {count} images" if count > _MOST_IMAGES else ""
+
+
+def _metric_heading(known: Figure, arrow: str) -> str:
+    title = escape(" ".join([known.definition, known.unit]).strip(), quote=True)
+    return f'<th style="{_NUMBER}" title="{title}">{escape(f"{known.label} {arrow}".strip())}</th>'
+
+
+def _interval(known: Figure, cell: Mapping[str, Any] | None, images: int) -> str:
+    """A mean with its interval, and the number of images where it is not of all."""
+    if cell is None or cell["mean"] is None:
+        return _cell("—", _NUMBER)
+    words = known.write(cell["mean"])
+    if cell["low"] is not None and cell["high"] is not None:
+        words += f" ({known.write(cell['low'])} to {known.write(cell['high'])})"
+    return _cell(words + (f", n = {cell['count']}" if cell["count"] < images else ""), _NUMBER)
 
 
 def _shape(explanation: "Explanation") -> str:

@@ -35,7 +35,7 @@ from pellucid.report.tradeoff import (
     make_rows,
     make_summary,
 )
-from pellucid.report.unit_cards import make_cards, make_votes, unit_figures_of
+from pellucid.report.unit_cards import make_cards, make_votes, picture_weight, unit_figures_of
 from pellucid.report.verdict import three_sentences
 
 # Of the units of one run, of two, and of three or more: with all else a page of one run stays under
@@ -129,10 +129,10 @@ def render(runs: Sequence[Run]) -> str:
 
 def _unit_fields(runs: Sequence[Run], drawn: Sequence[bool]) -> dict[str, Any]:
     """What the page shows of units and latents."""
-    count = sum(len(run.units) for run, shown in zip(runs, drawn, strict=True) if shown)
+    count = sum(picture_weight(run) for run, shown in zip(runs, drawn, strict=True) if shown)
     with_units = sum(shown and bool(run.units) for run, shown in zip(runs, drawn, strict=True))
     room = _PICTURE_BYTES[min(max(with_units, 1), len(_PICTURE_BYTES)) - 1]
-    limit = min(max(room // max(count, 1), _LEAST_BYTES), _MOST_BYTES)
+    limit = min(max(int(room / max(count, 1)), _LEAST_BYTES), _MOST_BYTES)
     keys = unit_figures_of(runs)
     pairs = list(zip(runs, drawn, strict=True))
     cards = [make_cards(run, keys, limit) if shown else [] for run, shown in pairs]

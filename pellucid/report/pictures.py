@@ -1,32 +1,22 @@
-"""Pictures of an explanation and of a layer's units, and the files that the report reads."""
+"""A picture of why a model gave one image its score."""
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
-from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from pellucid.analysis.categories import UnitCategories
-from pellucid.analysis.units import UnitSummary
 from pellucid.logging import figure_picture
 from pellucid.metrics.location_instability import peak_positions
 from pellucid.models.explanation import Explanation
 from pellucid.report.drawing import (
     Picture,
     as_picture,
-    contact_sheet,
-    draw_position,
     outline,
-    overlay,
     resize,
 )
-from pellucid.report.unit_figures import describe_unit, unit_metrics, without_nan
 
 _FOR, _AGAINST, _INK, _QUIET = "#0f766e", "#b4530a", "#1c2430", "#6b7480"
 _IMAGE_PIXELS = 420
@@ -90,98 +80,6 @@ def draw_explanation(
     _draw_places(page, as_picture(image), explanation, i, order, values)
     _draw_bars(page, explanation, i, order, values)
     return figure_picture(page)
-
-
-def save_units(
-    summary: UnitSummary,
-    run_directory: Path | str,
-    per_unit: Mapping[str, Tensor] | None = None,
-    part_names: Sequence[str] = (),
-    *,
-    concepts: Mapping[str, Sequence[str]] | None = None,
-    categories: UnitCategories | None = None,
-    size: int = 112,
-    progress: bool = True,
-) -> Path:
-    """Write the pictures and figures of a layer's units, which the report shows.
-
-    Writes ``units.json``, whose path it returns, and under ``images/units`` a sheet of each unit's
-    strongest images with the activation drawn over them, and its position.
-
-    Args:
-        summary: What :func:`pellucid.analysis.units.collect_units` found.
-        run_directory: The run; made if it is not there.
-        per_unit: Metrics by name, (U,) or (U, P), one column per part; NaN where there is none.
-        part_names: Names of the P columns.
-        concepts: By metric, names of its columns where they are others.
-        categories: The units' categories and votes; None: by strongest mean activation.
-        size: Pixels of the longer side of each image.
-        progress: Whether to show a bar after two seconds.
-
-    Raises:
-        ValueError: If a metric has not one row per unit or not one column per part.
-    """
-    run_directory = Path(run_directory)
-    per_unit = {name: value.detach().cpu() for name, value in (per_unit or {}).items()}
-    units = len(summary.peaks)
-    columns = {name: (concepts or {}).get(name, part_names) for name in per_unit}
-    for name, value in per_unit.items():
-        parts = columns[name]
-        if value.shape not in ((units,), (units, len(parts))):
-            raise ValueError(
-                f"per_unit[{name!r}] must have shape ({units},) or ({units}, {len(parts)}) "
-                f"for the parts {list(parts)}, got {tuple(value.shape)}"
-            )
-    folder = run_directory / "images" / "units"
-    folder.mkdir(parents=True, exist_ok=True)
-    entries = []
-    for unit in tqdm(range(units), desc="Unit pictures", disable=not progress, delay=2):
-        sheet = folder / f"unit_{unit:03d}.jpg"
-        position = folder / f"position_{unit:03d}.jpg"
-        _save(draw_strongest(summary, unit, size=size), sheet)
-        image = summary.images[int(summary.indices[unit, 0])]
-        mean, covariance = summary.position_mean[unit], summary.position_covariance[unit]
-        points = summary.positions[unit]
-        _save(draw_position(image, mean, covariance, points, size=size), position)
-        entry = describe_unit(summary, unit, categories)
-        entry |= unit_metrics(per_unit, unit, columns)
-        entry["images"] = sheet.relative_to(run_directory).as_posix()
-        entry["position_image"] = position.relative_to(run_directory).as_posix()
-        entries.append(without_nan(entry))
-    path = run_directory / "units.json"
-    path.write_text(json.dumps(entries, indent=1, ensure_ascii=False), encoding="utf-8")
-    return path
-
-
-def draw_strongest(
-    summary: UnitSummary, unit: int, *, size: int = 112, columns: int | None = 3
-) -> Picture:
-    """Draw the strongest images of a unit, strongest first, with its activation over them.
-
-    One scale of colour holds for all of them, so that a weaker image looks weaker; the outline is
-    the region above half of the strongest peak.
-
-    Args:
-        summary: What :func:`pellucid.analysis.units.collect_units` found.
-        unit: Number of the unit.
-        size: Pixels of the longer side of each image.
-        columns: Images per row; None: a strip.
-
-    Raises:
-        ValueError: If there is no such unit.
-    """
-    if not 0 <= unit < len(summary.peaks):
-        raise ValueError(f"unit must be in [0, {len(summary.peaks) - 1}], got {unit}")
-    largest = float(summary.peaks[unit, 0])
-    pictures = []
-    for index, activation in zip(summary.indices[unit].tolist(), summary.maps[unit], strict=True):
-        small = overlay(resize(summary.images[index], size), activation, largest=largest)
-        pictures.append(outline(small, activation, largest / 2) if largest > 0 else small)
-    return contact_sheet(pictures, columns=columns, gap=2)
-
-
-def _save(picture: Picture, path: Path) -> None:
-    Image.fromarray(picture).save(path, quality=82, optimize=True)
 
 
 def _values(explanation: Explanation, i: int) -> Tensor:

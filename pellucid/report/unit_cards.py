@@ -8,7 +8,10 @@ from pellucid.report.embed import embed
 from pellucid.report.glossary import FIGURES, UNIT_FIGURES, Figure, unit_figure
 from pellucid.report.runs import Run
 
+# Of the bytes of a unit's pictures; the position has the rest.
 _SHEET_SHARE = 0.8
+# What surprising images, where there are some, have beside those bytes.
+_STRIP_SHARE = 0.27
 _VOTES_BYTES = 100_000
 
 
@@ -32,6 +35,16 @@ class Votes:
 
 
 @dataclass(frozen=True)
+class Surprising:
+    """The surprising images of a unit, as the page shows them."""
+
+    picture: str
+    """Data URI; empty where there are none, or the file is gone."""
+    text: str
+    """Their categories, or that there are none."""
+
+
+@dataclass(frozen=True)
 class UnitCard:
     """One unit as the page shows it."""
 
@@ -41,6 +54,8 @@ class UnitCard:
     best_part: str
     sheet: str
     position: str
+    surprising: Surprising | None
+    """None: the run does not say what surprises."""
     alt: str
     figures: tuple[Shown, ...]
     """In the order of the page's figures of units."""
@@ -60,6 +75,13 @@ def unit_figures_of(runs: Sequence[Run]) -> dict[str, Figure]:
     }
     known = [key for key in UNIT_FIGURES if key in found]
     return {key: unit_figure(key) for key in known + sorted(found - set(known))}
+
+
+def picture_weight(run: Run) -> float:
+    """The pictures of a run's units, counted in units that have no surprising images."""
+    return len(run.units) + _STRIP_SHARE * sum(
+        entry.get("surprising_image") is not None for entry in run.units
+    )
 
 
 def make_cards(run: Run, keys: dict[str, Figure], limit: int) -> list[UnitCard]:
@@ -104,6 +126,7 @@ def _make_card(
         best_part=str(entry.get("best_part") or ""),
         sheet=embed(run, entry.get("images"), sheet_limit, missing),
         position=embed(run, entry.get("position_image"), limit - sheet_limit, missing),
+        surprising=_surprising(run, entry, int(limit * _STRIP_SHARE), missing),
         alt=f"{name} of {run.label}",
         figures=tuple(_show(entry, key, known) for key, known in keys.items()),
         classes=tuple(
@@ -111,6 +134,21 @@ def _make_card(
             for c, mean in sorted(means.items(), key=lambda item: -item[1])[:10]
         ),
     )
+
+
+def _surprising(
+    run: Run, entry: dict[str, Any], limit: int, missing: list[str]
+) -> Surprising | None:
+    found = entry.get("surprising")
+    if not isinstance(found, list):
+        return None
+    if not found:
+        return Surprising("", "none")
+    labels = [str(each.get("label") or "?") for each in found if isinstance(each, dict)]
+    picture = embed(run, entry.get("surprising_image"), limit, missing)
+    # Pictures stand in the order in which they surprise, and are often all of one category.
+    whole = f"{len(labels)} of {labels[0]}" if len(set(labels)) == 1 else "; ".join(labels)
+    return Surprising(picture, whole)
 
 
 def make_votes(run: Run) -> Votes | None:

@@ -24,7 +24,7 @@ def describe_unit(
     Returns:
         Fields of ``units.json``: category (the class whose images activate the unit most, unless
         categories are given), mean activation per class, share of images on which it fires,
-        position, strongest images, and the votes for each class, if known.
+        position, strongest and surprising images, and the votes for each class, if known.
     """
     names = dict(enumerate(summary.class_names))
     means = summary.class_activation[unit].tolist()
@@ -54,6 +54,12 @@ def describe_unit(
             )
         ],
     }
+    if summary.surprises:
+        odd = summary.surprises[unit]
+        entry["surprising"] = [
+            {"index": index, "label": names.get(label, f"class {label}"), "peak": peak}
+            for index, label, peak in zip(odd.indices, odd.labels, odd.peaks, strict=True)
+        ]
     if categories is not None:
         votes = categories.votes[unit].tolist()
         entry["votes"] = dict(zip(categories.class_names, votes, strict=True))

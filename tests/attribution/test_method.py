@@ -6,7 +6,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from pellucid.attribution.method import ClassScores, NonFiniteScores, UnsupportedNetwork
+from pellucid.attribution.method import (
+    ClassScores,
+    NonFiniteScores,
+    UnsupportedNetwork,
+    check_images,
+)
 from pellucid.attribution.methods import METHODS, make_method
 from tests.attribution.networks import Residual, own_models, pair
 
@@ -110,6 +115,13 @@ def test_wrong_input_names_what_is_wrong():
     broken[1, 0, 0, 0] = float("inf")
     with pytest.raises(ValueError, match=r"images \[1\] hold NaN"):
         saliency.attribute(net, broken)
+    # Two that cancel each other, one that is no number, and a sum too great for the type.
+    broken[0, 0, 0, 0] = -float("inf")
+    with pytest.raises(ValueError, match=r"images \[0, 1\] hold NaN"):
+        check_images(broken)
+    with pytest.raises(ValueError, match=r"images \[0\] hold NaN"):
+        check_images(torch.full((1, 1, 2, 2), torch.nan))
+    check_images(torch.full((1, 1, 2, 2), 3e38))
     with pytest.raises(ValueError, match=r"target must be in \[0, 4\).*got 4"):
         saliency.attribute(net, image, torch.tensor([0, 4]))
     with pytest.raises(ValueError, match="at least 0, got -1"):

@@ -1,5 +1,6 @@
 """Each method against loops written here, closed forms, and libraries where these are right."""
 
+import pickle
 import warnings
 
 import numpy as np
@@ -337,6 +338,105 @@ def test_cam_is_of_the_last_average_and_keeps_no_gradient_below_it():
         wanted = (net.last.weight[target][:, :, None, None] * maps).sum(1) / maps[0, 0].numel()
     torch.testing.assert_close(found.heat, wanted, atol=1e-6, rtol=1e-4)
     assert float(found.completeness_error.max()) < 1e-4
+
+
+class Averaged(nn.Module):
+    """Averages its maps once; ``before`` and ``after`` do something on either side."""
+
+    def __init__(self, before=None, after=None):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Conv2d(3, 6, 3), nn.BatchNorm1d(6), nn.Linear(6, 4)
+        self.before, self.after, self.runs = before, after, 0
+
+    def forward(self, image):
+        self.runs += 1
+        maps = F.relu(self.first(image))
+        maps = maps if self.before is None else self.before(maps)
+        mean = F.adaptive_avg_pool2d(maps, 1).flatten(1)
+        mean = mean if self.after is None else self.after(mean, image)
+        return self.last(self.norm(mean))
+
+
+def _without_gradients(maps):
+    with torch.no_grad():
+        return maps * 1.0
+
+
+def _aside(mean, image):
+    image.relu()
+    return mean
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "runs"),
+    [
+        # One run is enough where all is plain.
+        (None, None, 1),
+        (None, lambda mean, image: F.dropout(mean, training=False), 1),
+        # These want as many rows as there are images, or move them.
+        (None, lambda mean, image: mean.view(len(image), -1), 3),
+        (None, lambda mean, image: torch.cat([mean[:, :3], image.mean((2, 3))], 1), 3),
+        (None, lambda mean, image: mean.flip(0), 3),
+        (None, lambda mean, image: torch.cat([mean[1:], mean[:1]]), 3),
+        # These are refused.
+        (torch.detach, None, 2),
+        (lambda maps: maps.data, None, 2),
+        (_without_gradients, None, 2),
+        (lambda maps: maps.round().detach(), None, 2),
+        (None, lambda mean, image: mean.relu(), 2),
+        (None, lambda mean, image: F.dropout(mean), 2),
+        (lambda maps: F.dropout2d(maps, 0.5), None, 2),
+        (None, _aside, 2),
+        (None, lambda mean, image: image.mean((2, 3)).repeat(1, 2), 3),
+    ],
+)
+def test_cam_in_one_run_says_what_two_say(monkeypatch, before, after, runs):
+    torch.manual_seed(4)
+    net, image = Averaged(before, after), torch.randn(5, 3, 8, 8)
+    net.norm.running_mean.normal_()
+
+    def look():
+        try:
+            return make_method("cam").attribute(net, image)
+        except UnsupportedNetwork as error:
+            return str(error)
+
+    found = look()
+    assert net.runs == runs
+    monkeypatch.setattr("pellucid.attribution.cam._look_once", lambda *_: None)
+    wanted = look()
+    if isinstance(wanted, str):
+        assert found == wanted
+        return
+    for name in ("heat", "scores", "completeness_error"):
+        torch.testing.assert_close(
+            getattr(found, name), getattr(wanted, name), atol=1e-5, rtol=1e-4
+        )
+    assert torch.equal(found.target, wanted.target)
+
+
+def test_cam_remembers_no_more_than_where_one_run_is_not_enough():
+    net, image, method = (
+        Averaged(after=lambda mean, image: mean * 1.0),
+        torch.randn(2, 3, 8, 8),
+        None,
+    )
+    method = make_method("cam")
+    for runs in (2, 3):
+        with pytest.raises(UnsupportedNetwork, match="mul"):
+            method.attribute(net, image)
+        assert net.runs == runs
+    # A network that has changed is looked at anew.
+    net.after = None
+    heat = method.attribute(net, image).heat
+    torch.testing.assert_close(pickle.loads(pickle.dumps(method)).attribute(net, image).heat, heat)
+    net.runs -= 1
+    assert net.runs == 5
+    net = Averaged()
+    method.attribute(net, image)
+    net.after = lambda mean, image: mean.relu()
+    with pytest.raises(UnsupportedNetwork, match="relu"):
+        method.attribute(net, image)
 
 
 def test_cam_refuses_a_head_that_is_not_linear():

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from pellucid.analysis.unit_surprises import Surprises
 from pellucid.analysis.units import UnitSummary
-from pellucid.report.pictures import save_units
+from pellucid.report.unit_pictures import save_units
 
 SIZE = 40
 
@@ -38,6 +39,16 @@ def make_summary(units: int = 5, shown: int = 4, **changes: Any) -> UnitSummary:
         "position_mean": positions.mean(1),
         "position_covariance": centred.mT @ centred / 7,
         "class_names": ("fox", "bear"),
+        "surprises": tuple(
+            # Unit u has u of them, but three at most.
+            Surprises(
+                indices=tuple(range(unit))[:3],
+                labels=(1, 0, 1)[:unit],
+                peaks=(0.5, 0.4, 0.3)[:unit],
+                maps=tuple(maps[unit, :3])[:unit],
+            )
+            for unit in range(units)
+        ),
     }
     return UnitSummary(**(fields | changes))
 

@@ -190,6 +190,11 @@ def test_a_definition_is_one_click_away(seen: Seen) -> None:
     seen.page.locator("#differences summary").first.click()
     assert definition.is_visible()
     assert "95 % interval" in definition.inner_text()
+    # A card says what surprises, whatever it is in place of a picture.
+    surprising = seen.page.locator(".card:not([hidden]) .odd").first
+    assert not surprising.locator("p").is_visible()
+    surprising.locator("summary").click()
+    assert "what else the unit fires at" in surprising.locator("p").inner_text()
 
 
 def test_tab_reaches_every_control(seen: Seen) -> None:

@@ -11,7 +11,7 @@ import torch
 from pellucid.analysis.categories import UnitCategories
 from pellucid.report.categories import draw_categories, save_categories
 from pellucid.report.page import build_report
-from pellucid.report.pictures import save_units
+from pellucid.report.unit_pictures import save_units
 from tests.report.conftest import make_summary
 
 TEAL, ORANGE = (15, 118, 110), (180, 83, 10)

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from pellucid.models.explanation import Explanation
-from pellucid.report.pictures import _free_spot, draw_explanation, draw_strongest, save_units
+from pellucid.report.drawing import outline, overlay, resize
+from pellucid.report.pictures import _free_spot, draw_explanation
+from pellucid.report.unit_pictures import draw_strongest, draw_surprising, save_units
 from tests.report.conftest import SIZE, make_summary
 
 IMAGE = np.full((SIZE, SIZE, 3), 180, np.uint8)
@@ -230,6 +232,40 @@ def test_save_units_writes_pictures_and_figures(tmp_path: Path) -> None:
         assert [shown["index"] for shown in unit["strongest"]] == summary.indices[number].tolist()
         spread = summary.position_covariance[number].trace().sqrt() / math.hypot(SIZE, SIZE)
         assert unit["position_spread"] == pytest.approx(float(spread))
+
+
+def test_draw_surprising_keeps_the_scale_of_the_strongest_image() -> None:
+    summary = make_summary(units=5, shown=4, peaks=torch.ones(5, 4))
+    assert draw_surprising(summary, 0) is None
+    assert draw_surprising(make_summary(surprises=()), 1) is None
+    for unit in (1, 2, 3, 4):
+        strip = draw_surprising(summary, unit, size=20)
+        assert strip is not None
+        # Three cells, whatever there is, so that all pictures are of one size.
+        assert strip.shape == (20, 64, 3)
+        found = summary.surprises[unit]
+        for place in range(3):
+            cell = strip[:, 22 * place : 22 * place + 20]
+            if place >= len(found.indices):
+                assert (cell == 255).all()
+                continue
+            image = resize(summary.images[found.indices[place]], 20)
+            expected = overlay(image, found.maps[place], largest=1.0)
+            np.testing.assert_array_equal(cell, outline(expected, found.maps[place], 0.5))
+
+
+def test_save_units_writes_what_surprises(tmp_path: Path) -> None:
+    units = json.loads(save_units(make_summary(units=5), tmp_path, progress=False).read_text())
+    assert units[0]["surprising"] == []
+    assert "surprising_image" not in units[0]
+    assert units[2]["surprising"] == [
+        {"index": 0, "label": "bear", "peak": 0.5},
+        {"index": 1, "label": "fox", "peak": 0.4},
+    ]
+    with Image.open(tmp_path / units[2]["surprising_image"]) as picture:
+        assert picture.size == (3 * 84 + 4, 84)
+    path = save_units(make_summary(surprises=()), tmp_path / "unknown", progress=False)
+    assert not any("surprising" in unit for unit in json.loads(path.read_text()))
 
 
 def test_save_units_of_silent_units_without_labels(tmp_path: Path) -> None:

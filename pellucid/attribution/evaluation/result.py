@@ -98,6 +98,13 @@ class Evaluation:
             }
         return found
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        # Drawing is the report's business, and of no use outside of notebooks.
+        from pellucid.report.notebook import evaluation_html
+
+        return evaluation_html(self)
+
     def _row(self, row: Row, keys: list[str]) -> dict[str, Any]:
         def cells(values: dict[str, Tensor]) -> dict[str, Any]:
             return {key: self._cell(values.get(key)) for key in keys}
