@@ -22,6 +22,7 @@ from PIL import Image
 
 from pellucid.report.page import build_report
 
+KINDS = ("representative", "surprising")
 METHODS = (
     ("own", "Own explanation", "own"),
     ("grad_cam", "Grad-CAM", "post_hoc"),
@@ -55,12 +56,17 @@ def make_run(folder: Path, seed: int, units: int, images: int) -> Path:
         picture = texture(noise, 340, 226)
         picture.save(run / sheet, quality=82)
         picture.crop((0, 0, 112, 112)).save(run / place, quality=82)
+        strips = {kind: f"images/units/{kind}_{unit:03d}.jpg" for kind in KINDS}
+        for strip in strips.values():
+            texture(noise, 256, 84).save(run / strip, quality=82)
         entries.append(
             {
                 "unit": unit,
                 "category": f"class {unit % CLASSES}",
                 "images": sheet,
                 "position_image": place,
+                **{f"{kind}_image": strip for kind, strip in strips.items()},
+                **{kind: [{"label": f"class {unit % CLASSES}"}] * 3 for kind in KINDS},
                 "location_instability": float(noise.random()),
                 "part_interpretability": float(noise.random()),
                 "mean_activation": {f"class {c}": float(noise.random()) for c in range(CLASSES)},

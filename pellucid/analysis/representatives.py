@@ -23,10 +23,11 @@ class Representatives(NamedTuple):
 
     representative: list[list[int]]
     surprising: list[list[int]]
+    """Empty as a whole where the images have no labels."""
 
 
 def unit_representatives(
-    responses: Tensor, labels: Tensor, count: int = 3, *, strongest: int = STRONGEST
+    responses: Tensor, labels: Tensor | None, count: int = 3, *, strongest: int = STRONGEST
 ) -> Representatives:
     """Representative and surprising images of each unit.
 
@@ -45,17 +46,19 @@ def unit_representatives(
     Args:
         responses: (N, U) float, finite: how strongly each unit responds to each image, as the peak
             of its map; negative ones count as 0.
-        labels: (N,) int64, the category of each image, from 0 on.
+        labels: (N,) int64, the category of each image, from 0 on; None: not known, and so is what
+            surprises.
         count: Largest number of images of each kind and unit, at least 1.
         strongest: Largest responses whose mean says what is strong, at least 1.
 
     Raises:
         ValueError: If a shape, a value or a number is wrong.
     """
-    if responses.ndim != 2 or 0 in responses.shape or labels.shape != responses.shape[:1]:
+    labels_shape = responses.shape[:1] if labels is None else labels.shape
+    if responses.ndim != 2 or 0 in responses.shape or labels_shape != responses.shape[:1]:
         raise ValueError(
             f"responses must be (N, U) and labels (N,), got {tuple(responses.shape)} and "
-            f"{tuple(labels.shape)}"
+            f"{tuple(labels_shape)}"
         )
     if not bool(responses.isfinite().all()):
         raise ValueError("responses has a value that is not finite: leave the image out")
@@ -66,12 +69,11 @@ def unit_representatives(
     best = table.topk(min(strongest, len(table)), 0).values
     limit = best.mean(0) * _SHARE
     strong = (table > limit) & (table > 0)
-    close = _closeness(table, strong)
+    typical = _first(_closeness(table, strong), strong & (table >= best[-1]), count)
+    if labels is None:
+        return Representatives(typical, [])
     others = _mean_of_others(table, labels.cpu())
-    return Representatives(
-        _first(close, strong & (table >= best[-1]), count),
-        _first(table - others, strong & (others <= limit), count),
-    )
+    return Representatives(typical, _first(table - others, strong & (others <= limit), count))
 
 
 def _closeness(table: Tensor, strong: Tensor) -> Tensor:

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from tqdm.auto import tqdm
 
+from pellucid.analysis.unit_examples import Examples, Responses, UnitExamples
 from pellucid.analysis.unit_state import (
     BINS,
     BINS_PER_OCTAVE,
     LEAST_OCTAVE,
     UnitState,
 )
-from pellucid.analysis.unit_surprises import Responses, Surprises
 from pellucid.batch import Batch
 from pellucid.metrics.location_instability import peak_positions
 from pellucid.models.base import InterpretableModel
@@ -51,8 +51,8 @@ class UnitSummary:
     maps: Tensor
     """(U, N, h, w) float, the activation maps."""
     images: dict[int, Tensor]
-    """(H, W, 3) uint8 by position in the data set: the pixels of all images in ``indices`` and
-    ``surprises``."""
+    """(H, W, 3) uint8 by position in the data set: the pixels of all images in ``indices``,
+    ``representative`` and ``surprising``."""
     class_activation: Tensor
     """(U, C) float, mean of the map over positions and over the images of a class; NaN for a class
     without images. C is 0 where the data has no labels."""
@@ -65,9 +65,10 @@ class UnitSummary:
     """(U, 2, 2) float, sample covariance of ``positions`` in square pixels; NaN below two."""
     class_names: tuple[str, ...] = ()
     unit_names: tuple[str, ...] = ()
-    surprises: tuple[Surprises, ...] = ()
-    """Of each unit, found among up to 2000 images spread evenly over the data set; empty where the
-    data has no labels."""
+    representative: tuple[Examples, ...] = ()
+    """Of each unit, found among up to 2000 images spread evenly over the data set."""
+    surprising: tuple[Examples, ...] = ()
+    """Likewise; empty where the data has no labels."""
 
 
 def collect_units(
@@ -114,7 +115,7 @@ def collect_units(
     state: UnitState | None = None
     names: tuple[str, ...] = ()
     responses = Responses(len(loader.dataset))  # type: ignore[arg-type]
-    surprises: tuple[Surprises, ...] = ()
+    examples = UnitExamples((), ())
     try:
         with torch.no_grad():
             for batch in tqdm(loader, desc="Units", disable=not progress, delay=2, leave=False):
@@ -127,16 +128,17 @@ def collect_units(
                 label = batch.get("label")
                 state.update(maps, positions, None if label is None else label.to(where))
                 responses.update(maps, label)
-            surprises = responses.find(model, loader)
+            if state is not None:
+                examples = responses.find(model, loader)
     finally:
         model.train(was_training)
     if state is None:
         raise ValueError("the loader has no images; choose a split that has some")
     summary = _summarise(state, tuple(class_names), names)
     needed = set(summary.indices.flatten().tolist())
-    needed |= {index for found in surprises for index in found.indices}
+    needed |= {index for kind in examples for found in kind for index in found.indices}
     images = _fetch(loader.dataset, sorted(needed), mean, std, progress)
-    return replace(summary, images=images, surprises=surprises)
+    return replace(summary, images=images, **examples._asdict())
 
 
 def denormalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

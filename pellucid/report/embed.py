@@ -33,7 +33,7 @@ def embed(run: Run, name: Any, limit: int, missing: list[str], source: str = "un
 def _shrink(picture: Image.Image, limit: int) -> bytes:
     """The best JPEG of at most ``limit`` bytes, first coarser, then smaller."""
     data = b""
-    for scale in (1.0, 0.85, 0.7, 0.5, 0.35):
+    for scale in (1.0, 0.85, 0.7, 0.6, 0.5, 0.35):
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         small = picture if scale == 1 else picture.resize(size, Image.Resampling.LANCZOS)
         for quality in (78, 66, 54):

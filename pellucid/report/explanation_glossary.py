@@ -125,6 +125,15 @@ EXPLANATION_FIGURES: dict[str, Figure] = {
             "(column). What is right lies on the diagonal."
         ),
     ),
+    "representative": Figure(
+        label="Representative",
+        definition=(
+            "Of the ten images with the unit's largest peaks, those on which all units together "
+            "respond most as they do on average over all images on which this unit fires strongly, "
+            "above half of the mean of those ten; of up to 2,000 test images. They show what the "
+            "unit fires at as a rule."
+        ),
+    ),
     "surprising": Figure(
         label="Surprising",
         definition=(

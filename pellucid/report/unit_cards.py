@@ -10,8 +10,9 @@ from pellucid.report.runs import Run
 
 # Of the bytes of a unit's pictures; the position has the rest.
 _SHEET_SHARE = 0.8
-# What surprising images, where there are some, have beside those bytes.
+# What a strip of representative or of surprising images has beside those bytes.
 _STRIP_SHARE = 0.27
+_KINDS = ("representative", "surprising")
 _VOTES_BYTES = 100_000
 
 
@@ -35,13 +36,15 @@ class Votes:
 
 
 @dataclass(frozen=True)
-class Surprising:
-    """The surprising images of a unit, as the page shows them."""
+class Strip:
+    """The representative or the surprising images of a unit, as the page shows them."""
 
+    known: Figure
+    """What they are."""
     picture: str
     """Data URI; empty where there are none, or the file is gone."""
     text: str
-    """Their categories, or that there are none."""
+    """Their categories, if known, or that there are none."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class UnitCard:
     best_part: str
     sheet: str
     position: str
-    surprising: Surprising | None
-    """None: the run does not say what surprises."""
+    strips: tuple[Strip, ...]
+    """Of the kinds of which the run says something."""
     alt: str
     figures: tuple[Shown, ...]
     """In the order of the page's figures of units."""
@@ -78,9 +81,9 @@ def unit_figures_of(runs: Sequence[Run]) -> dict[str, Figure]:
 
 
 def picture_weight(run: Run) -> float:
-    """The pictures of a run's units, counted in units that have no surprising images."""
+    """The pictures of a run's units, counted in units that have no strips."""
     return len(run.units) + _STRIP_SHARE * sum(
-        entry.get("surprising_image") is not None for entry in run.units
+        entry.get(f"{kind}_image") is not None for entry in run.units for kind in _KINDS
     )
 
 
@@ -126,7 +129,11 @@ def _make_card(
         best_part=str(entry.get("best_part") or ""),
         sheet=embed(run, entry.get("images"), sheet_limit, missing),
         position=embed(run, entry.get("position_image"), limit - sheet_limit, missing),
-        surprising=_surprising(run, entry, int(limit * _STRIP_SHARE), missing),
+        strips=tuple(
+            strip
+            for kind in _KINDS
+            if (strip := _strip(run, entry, kind, int(limit * _STRIP_SHARE), missing))
+        ),
         alt=f"{name} of {run.label}",
         figures=tuple(_show(entry, key, known) for key, known in keys.items()),
         classes=tuple(
@@ -136,19 +143,21 @@ def _make_card(
     )
 
 
-def _surprising(
-    run: Run, entry: dict[str, Any], limit: int, missing: list[str]
-) -> Surprising | None:
-    found = entry.get("surprising")
+def _strip(
+    run: Run, entry: dict[str, Any], kind: str, limit: int, missing: list[str]
+) -> Strip | None:
+    found = entry.get(kind)
     if not isinstance(found, list):
         return None
     if not found:
-        return Surprising("", "none")
-    labels = [str(each.get("label") or "?") for each in found if isinstance(each, dict)]
-    picture = embed(run, entry.get("surprising_image"), limit, missing)
-    # Pictures stand in the order in which they surprise, and are often all of one category.
+        return Strip(FIGURES[kind], "", "none")
+    labels = [str(each.get("label") or "") for each in found if isinstance(each, dict)]
+    picture = embed(run, entry.get(f"{kind}_image"), limit, missing)
+    if not any(labels):
+        return Strip(FIGURES[kind], picture, "")
+    # Pictures stand in the order in which they tell most, and are often all of one category.
     whole = f"{len(labels)} of {labels[0]}" if len(set(labels)) == 1 else "; ".join(labels)
-    return Surprising(picture, whole)
+    return Strip(FIGURES[kind], picture, whole)
 
 
 def make_votes(run: Run) -> Votes | None:

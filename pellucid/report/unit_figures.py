@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from pellucid.analysis.categories import UnitCategories
+from pellucid.analysis.unit_examples import Examples
 from pellucid.analysis.units import UnitSummary
 from pellucid.report.glossary import unit_figure
 
@@ -24,7 +25,8 @@ def describe_unit(
     Returns:
         Fields of ``units.json``: category (the class whose images activate the unit most, unless
         categories are given), mean activation per class, share of images on which it fires,
-        position, strongest and surprising images, and the votes for each class, if known.
+        position, strongest, representative and surprising images, and the votes for each class, if
+        known.
     """
     names = dict(enumerate(summary.class_names))
     means = summary.class_activation[unit].tolist()
@@ -54,12 +56,10 @@ def describe_unit(
             )
         ],
     }
-    if summary.surprises:
-        odd = summary.surprises[unit]
-        entry["surprising"] = [
-            {"index": index, "label": names.get(label, f"class {label}"), "peak": peak}
-            for index, label, peak in zip(odd.indices, odd.labels, odd.peaks, strict=True)
-        ]
+    if summary.representative:
+        entry["representative"] = _listed(summary.representative[unit], names)
+    if summary.surprising:
+        entry["surprising"] = _listed(summary.surprising[unit], names)
     if categories is not None:
         votes = categories.votes[unit].tolist()
         entry["votes"] = dict(zip(categories.class_names, votes, strict=True))
@@ -67,6 +67,18 @@ def describe_unit(
     if category in known and len(known) > 1 and min(known.values()) >= 0 and total > 0:
         entry["selectivity"] = known[category] / total
     return entry
+
+
+def _listed(examples: Examples, names: Mapping[int, str]) -> list[dict[str, Any]]:
+    rows = zip(examples.indices, examples.labels, examples.peaks, strict=True)
+    return [
+        {
+            "index": index,
+            "label": None if label < 0 else names.get(label, f"class {label}"),
+            "peak": peak,
+        }
+        for index, label, peak in rows
+    ]
 
 
 def unit_metrics(

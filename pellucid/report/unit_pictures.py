@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pellucid.analysis.categories import UnitCategories
-from pellucid.analysis.unit_surprises import SHOWN
+from pellucid.analysis.unit_examples import SHOWN, Examples
 from pellucid.analysis.units import UnitSummary
 from pellucid.report.drawing import (
     Picture,
@@ -37,8 +37,8 @@ def save_units(
     """Write the pictures and figures of a layer's units, which the report shows.
 
     Writes ``units.json``, whose path it returns, and under ``images/units`` a sheet of each unit's
-    strongest images with the activation drawn over them, its position, and a strip of its
-    surprising images, if it has any.
+    strongest images with the activation drawn over them, its position, and strips of its
+    representative and of its surprising images, if it has any.
 
     Args:
         summary: What :func:`pellucid.analysis.units.collect_units` found.
@@ -79,10 +79,14 @@ def save_units(
         entry |= unit_metrics(per_unit, unit, columns)
         entry["images"] = sheet.relative_to(run_directory).as_posix()
         entry["position_image"] = position.relative_to(run_directory).as_posix()
-        if (strip := draw_surprising(summary, unit, size=3 * size // 4)) is not None:
-            surprising = folder / f"surprising_{unit:03d}.jpg"
-            _save(strip, surprising)
-            entry["surprising_image"] = surprising.relative_to(run_directory).as_posix()
+        for kind, examples in (
+            ("representative", summary.representative),
+            ("surprising", summary.surprising),
+        ):
+            if examples and examples[unit].indices:
+                path = folder / f"{kind}_{unit:03d}.jpg"
+                _save(draw_examples(summary, unit, examples[unit], size=3 * size // 4), path)
+                entry[f"{kind}_image"] = path.relative_to(run_directory).as_posix()
         entries.append(without_nan(entry))
     path = run_directory / "units.json"
     path.write_text(json.dumps(entries, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -114,21 +118,19 @@ def draw_strongest(
     return contact_sheet(tiles, columns=columns, gap=2)
 
 
-def draw_surprising(summary: UnitSummary, unit: int, *, size: int = 84) -> Picture | None:
-    """Draw the surprising images of a unit as a strip, on the scale of its strongest image.
+def draw_examples(
+    summary: UnitSummary, unit: int, examples: Examples, *, size: int = 84
+) -> Picture:
+    """Draw images of one kind of a unit as a strip, on the scale of its strongest image.
 
     Args:
         summary: What :func:`pellucid.analysis.units.collect_units` found.
         unit: Number of the unit.
+        examples: Its representative or its surprising images, at least one.
         size: Pixels of the longer side of each image.
-
-    Returns:
-        None: nothing surprises, or it is not known.
     """
-    if not summary.surprises or not summary.surprises[unit].indices:
-        return None
-    largest, found = float(summary.peaks[unit, 0]), summary.surprises[unit]
-    shown = zip(found.indices, found.maps, strict=True)
+    largest = float(summary.peaks[unit, 0])
+    shown = zip(examples.indices, examples.maps, strict=True)
     tiles = [_tile(summary.images[index], each, largest, size) for index, each in shown]
     # As many cells as there may be, so that all strips have pictures of one size.
     tiles += [np.full_like(tiles[0], 255)] * (SHOWN - len(tiles))

@@ -62,6 +62,13 @@ def test_a_unit_of_one_category_is_surprised_by_another():
     assert 6 in unit_representatives(responses, labels, count=8).representative[0]
 
 
+def test_without_labels_there_are_representative_images_alone():
+    responses = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)).exp()
+    known = unit_representatives(responses, torch.arange(40) % 4)
+    found = unit_representatives(responses, None)
+    assert found == (known.representative, [])
+
+
 def test_the_odd_one_out_is_not_representative():
     """Unit 0 fires with unit 1, once with unit 2 instead, and then most of all."""
     responses = torch.tensor([[2.0, 2, 0], [2.1, 2, 0], [1.9, 2, 0], [2.5, 0, 2], [0, 1, 1]])

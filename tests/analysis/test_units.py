@@ -166,7 +166,14 @@ def test_of_equal_images_the_earlier_one_comes_first() -> None:
 def test_pixels_are_those_of_the_images_that_are_needed_and_no_others() -> None:
     data = Images()
     summary = collect(dataset=data)
-    odd = sorted({index for found in summary.surprises for index in found.indices})
+    odd = sorted(
+        {
+            index
+            for kind in (summary.representative, summary.surprising)
+            for found in kind
+            for index in found.indices
+        }
+    )
     needed = sorted({*summary.indices.flatten().tolist(), *odd})
     assert sorted(summary.images) == needed
     assert odd
@@ -178,27 +185,32 @@ def test_pixels_are_those_of_the_images_that_are_needed_and_no_others() -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "limit"), [(5, 2000), (23, 2000), (5, 17), (4, 23)])
-def test_surprises_are_those_of_all_peaks(
+def test_examples_are_those_of_all_peaks(
     maps: np.ndarray, monkeypatch: pytest.MonkeyPatch, batch_size: int, limit: int
 ) -> None:
-    monkeypatch.setattr("pellucid.analysis.unit_surprises.LIMIT", limit)
+    monkeypatch.setattr("pellucid.analysis.unit_examples.LIMIT", limit)
     labels = torch.tensor([0 if i % 3 else 2 for i in range(COUNT)])
     places = [number * COUNT // min(limit, COUNT) for number in range(min(limit, COUNT))]
     peaks = torch.from_numpy(maps).amax((2, 3))
-    rows = unit_representatives(peaks[places], labels[places], 3).surprising
-    expected = [[places[row] for row in chosen] for chosen in rows]
-    found = collect(batch_size).surprises
-    assert any(expected)
-    assert [list(each.indices) for each in found] == expected
-    for unit, each in enumerate(found):
-        assert list(each.labels) == labels[list(each.indices)].tolist()
-        np.testing.assert_allclose(each.peaks, peaks[list(each.indices), unit])
-        for index, heat in zip(each.indices, each.maps, strict=True):
-            np.testing.assert_allclose(heat, maps[index, unit], rtol=1e-5)
+    summary = collect(batch_size)
+    kinds = unit_representatives(peaks[places], labels[places], 3)
+    for rows, found in zip(kinds, (summary.representative, summary.surprising), strict=True):
+        expected = [[places[row] for row in chosen] for chosen in rows]
+        assert any(expected)
+        assert [list(each.indices) for each in found] == expected
+        for unit, each in enumerate(found):
+            assert list(each.labels) == labels[list(each.indices)].tolist()
+            np.testing.assert_allclose(each.peaks, peaks[list(each.indices), unit])
+            for index, heat in zip(each.indices, each.maps, strict=True):
+                np.testing.assert_allclose(heat, maps[index, unit], rtol=1e-5)
 
 
 def test_without_labels_nothing_surprises() -> None:
-    assert collect(dataset=Images(labels=False)).surprises == ()
+    summary = collect(dataset=Images(labels=False))
+    assert summary.surprising == ()
+    known = collect().representative
+    assert [each.indices for each in summary.representative] == [each.indices for each in known]
+    assert {label for each in summary.representative for label in each.labels} == {-1}
 
 
 def test_memory_is_that_of_the_kept_images_only() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pellucid.analysis.unit_surprises import Surprises
+from pellucid.analysis.unit_examples import Examples
 from pellucid.analysis.units import UnitSummary
 from pellucid.report.unit_pictures import save_units
 
@@ -39,9 +39,19 @@ def make_summary(units: int = 5, shown: int = 4, **changes: Any) -> UnitSummary:
         "position_mean": positions.mean(1),
         "position_covariance": centred.mT @ centred / 7,
         "class_names": ("fox", "bear"),
-        "surprises": tuple(
+        "representative": tuple(
+            # The last unit is silent.
+            Examples(
+                indices=(9, 8, 7)[: 3 * (unit < units - 1)],
+                labels=(0, 0, 0)[: 3 * (unit < units - 1)],
+                peaks=(0.9, 0.8, 0.7)[: 3 * (unit < units - 1)],
+                maps=tuple(maps[unit, :3])[: 3 * (unit < units - 1)],
+            )
+            for unit in range(units)
+        ),
+        "surprising": tuple(
             # Unit u has u of them, but three at most.
-            Surprises(
+            Examples(
                 indices=tuple(range(unit))[:3],
                 labels=(1, 0, 1)[:unit],
                 peaks=(0.5, 0.4, 0.3)[:unit],

@@ -191,7 +191,7 @@ def test_a_definition_is_one_click_away(seen: Seen) -> None:
     assert definition.is_visible()
     assert "95 % interval" in definition.inner_text()
     # A card says what surprises, whatever it is in place of a picture.
-    surprising = seen.page.locator(".card:not([hidden]) .odd").first
+    surprising = seen.page.locator(".card:not([hidden]) .strip", has_text="Surprising").first
     assert not surprising.locator("p").is_visible()
     surprising.locator("summary").click()
     assert "what else the unit fires at" in surprising.locator("p").inner_text()

@@ -258,7 +258,7 @@ def test_a_file_that_is_no_text_is_named(new_run: NewRun, name: str) -> None:
     assert f"{name} cannot be read" in Page(build_report([run])).text
 
 
-def test_units_show_what_surprises(new_run: NewRun) -> None:
+def test_units_show_what_represents_them_and_what_surprises(new_run: NewRun) -> None:
     run = new_run()
     path = build_report([run])
     page = Page(path)
@@ -268,21 +268,29 @@ def test_units_show_what_surprises(new_run: NewRun) -> None:
     ]
     with Image.open(io.BytesIO(base64.b64decode(shown[0]["src"].partition(",")[2]))) as picture:
         assert picture.size == (3 * 24 + 4, 24)
+    typical = [a["alt"] for a in page.all("img") if a["alt"].startswith("Representative")]
+    # Unit 4 is silent.
+    assert typical == [
+        f"Representative images of Unit {unit} of icnn_parts" for unit in (0, 1, 2, 3)
+    ]
+    assert page.text.count("what the unit fires at as a rule") == 5
+    assert "3 of fox" in page.text
     # One definition with each unit, and one that has none says so.
     assert page.text.count("above half of the mean of its ten largest peaks") == 5
     for text in ("bear; fox; bear", "bear; fox", "1 of bear", "none"):
         assert text in page.text.partition("Images to which")[2], text
 
 
+@pytest.mark.parametrize("kind", ["representative", "surprising"])
 @pytest.mark.parametrize("wrong", [None, 3, [7], [{"label": "<b>x</b>"}]])
-def test_surprises_that_are_not_as_written(new_run: NewRun, wrong: object) -> None:
+def test_examples_that_are_not_as_written(new_run: NewRun, wrong: object, kind: str) -> None:
     run = new_run()
     units = json.loads((run / "units.json").read_text())
     for unit in units:
-        unit["surprising"], unit["surprising_image"] = wrong, "nowhere.jpg"
+        unit[kind], unit[f"{kind}_image"] = wrong, "nowhere.jpg"
     (run / "units.json").write_text(json.dumps(units))
     page = Page(build_report([run]))
-    assert not [a for a in page.all("img") if a["alt"].startswith("Surprising")]
+    assert not [a for a in page.all("img") if a["alt"].startswith(kind.title())]
     assert ("5 pictures of units cannot be shown" in page.text) == isinstance(wrong, list)
     assert "<b>x</b>" not in page.source
     assert ("<b>x</b>" in page.text) == (wrong == [{"label": "<b>x</b>"}])
@@ -323,10 +331,8 @@ def test_refuses_what_is_no_run(runs: list[str], tmp_path: Path) -> None:
         build_report([tmp_path / name for name in runs])
 
 
-@pytest.mark.parametrize(("surprises", "least"), [(False, 96), (True, 72)])
-def test_size_and_time_of_128_units_in_two_runs(
-    tmp_path: Path, surprises: bool, least: int
-) -> None:
+@pytest.mark.parametrize(("strips", "least"), [(0, 96), (1, 72), (2, 64)])
+def test_size_and_time_of_128_units_in_two_runs(tmp_path: Path, strips: int, least: int) -> None:
     noise = np.random.default_rng(0)
     runs = []
     for name in ("a", "b"):
@@ -339,17 +345,17 @@ def test_size_and_time_of_128_units_in_two_runs(
             sheet = Image.fromarray(coarse).resize((340, 226), Image.Resampling.BICUBIC)
             sheet.save(folder / f"unit_{unit:03d}.jpg", quality=82)
             sheet.crop((0, 0, 112, 112)).save(folder / f"position_{unit:03d}.jpg", quality=82)
-            strip = folder / f"surprising_{unit:03d}.jpg"
-            if surprises:
-                sheet.crop((0, 0, 256, 84)).save(strip, quality=82)
+            kinds = ("representative", "surprising")[:strips]
+            for kind in kinds:
+                sheet.crop((0, 0, 256, 84)).save(folder / f"{kind}_{unit:03d}.jpg", quality=82)
             units.append(
                 {
                     "unit": unit,
                     "images": f"images/units/unit_{unit:03d}.jpg",
                     "position_image": f"images/units/position_{unit:03d}.jpg",
-                    "surprising": [{"label": "fox"}] if surprises else [],
-                    "surprising_image": f"images/units/{strip.name}" if surprises else None,
                 }
+                | {kind: [{"label": "fox"}] for kind in kinds}
+                | {f"{kind}_image": f"images/units/{kind}_{unit:03d}.jpg" for kind in kinds}
             )
         (tmp_path / name / "units.json").write_text(json.dumps(units))
         runs.append(tmp_path / name)
@@ -359,11 +365,11 @@ def test_size_and_time_of_128_units_in_two_runs(
     assert path.stat().st_size < 8_000_000
     page = Page(path)
     pictures = [a["src"] for a in page.all("img")]
-    assert len(pictures) == (768 if surprises else 512)
+    assert len(pictures) == 512 + 256 * strips
     with Image.open(io.BytesIO(base64.b64decode(pictures[0].partition(",")[2]))) as picture:
         # Three images in a row of at least as many pixels each.
         assert picture.width >= 3 * least
-    if surprises:
+    if strips:
         with Image.open(io.BytesIO(base64.b64decode(pictures[1].partition(",")[2]))) as picture:
             assert picture.width >= 3 * 48
         assert build_report(runs[:1]).stat().st_size < 5_000_000

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from pellucid.models.explanation import Explanation
 from pellucid.report.drawing import outline, overlay, resize
 from pellucid.report.pictures import _free_spot, draw_explanation
-from pellucid.report.unit_pictures import draw_strongest, draw_surprising, save_units
+from pellucid.report.unit_pictures import draw_examples, draw_strongest, save_units
 from tests.report.conftest import SIZE, make_summary
 
 IMAGE = np.full((SIZE, SIZE, 3), 180, np.uint8)
@@ -234,16 +235,13 @@ def test_save_units_writes_pictures_and_figures(tmp_path: Path) -> None:
         assert unit["position_spread"] == pytest.approx(float(spread))
 
 
-def test_draw_surprising_keeps_the_scale_of_the_strongest_image() -> None:
+def test_draw_examples_keeps_the_scale_of_the_strongest_image() -> None:
     summary = make_summary(units=5, shown=4, peaks=torch.ones(5, 4))
-    assert draw_surprising(summary, 0) is None
-    assert draw_surprising(make_summary(surprises=()), 1) is None
     for unit in (1, 2, 3, 4):
-        strip = draw_surprising(summary, unit, size=20)
-        assert strip is not None
+        found = summary.surprising[unit]
+        strip = draw_examples(summary, unit, found, size=20)
         # Three cells, whatever there is, so that all pictures are of one size.
         assert strip.shape == (20, 64, 3)
-        found = summary.surprises[unit]
         for place in range(3):
             cell = strip[:, 22 * place : 22 * place + 20]
             if place >= len(found.indices):
@@ -254,7 +252,7 @@ def test_draw_surprising_keeps_the_scale_of_the_strongest_image() -> None:
             np.testing.assert_array_equal(cell, outline(expected, found.maps[place], 0.5))
 
 
-def test_save_units_writes_what_surprises(tmp_path: Path) -> None:
+def test_save_units_writes_what_represents_and_what_surprises(tmp_path: Path) -> None:
     units = json.loads(save_units(make_summary(units=5), tmp_path, progress=False).read_text())
     assert units[0]["surprising"] == []
     assert "surprising_image" not in units[0]
@@ -264,8 +262,31 @@ def test_save_units_writes_what_surprises(tmp_path: Path) -> None:
     ]
     with Image.open(tmp_path / units[2]["surprising_image"]) as picture:
         assert picture.size == (3 * 84 + 4, 84)
-    path = save_units(make_summary(surprises=()), tmp_path / "unknown", progress=False)
-    assert not any("surprising" in unit for unit in json.loads(path.read_text()))
+    assert units[2]["representative"] == [
+        {"index": 9, "label": "fox", "peak": 0.9},
+        {"index": 8, "label": "fox", "peak": 0.8},
+        {"index": 7, "label": "fox", "peak": 0.7},
+    ]
+    with Image.open(tmp_path / units[2]["representative_image"]) as picture:
+        assert picture.size == (3 * 84 + 4, 84)
+    assert units[4]["representative"] == []
+    assert "representative_image" not in units[4]
+
+
+def test_save_units_without_examples(tmp_path: Path) -> None:
+    summary = make_summary(representative=(), surprising=())
+    units = json.loads(save_units(summary, tmp_path, progress=False).read_text())
+    assert not any({"representative", "surprising"} & {*unit} for unit in units)
+
+
+@pytest.mark.parametrize(("label", "written"), [(-1, None), (1, "class 1")])
+def test_labels_of_examples_without_names(tmp_path: Path, label: int, written: str | None) -> None:
+    summary = make_summary(units=1)
+    found = replace(summary.representative[0], indices=(1,), labels=(label,), peaks=(1.0,))
+    found = replace(found, maps=(summary.maps[0, 0],))
+    summary = replace(summary, representative=(found,), class_names=())
+    unit = json.loads(save_units(summary, tmp_path, progress=False).read_text())[0]
+    assert unit["representative"] == [{"index": 1, "label": written, "peak": 1.0}]
 
 
 def test_save_units_of_silent_units_without_labels(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""The images on which a unit surprises, with its maps of them, found beside its strongest ones."""
+"""The representative and the surprising images of each unit, with the unit's maps of them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import reduce
@@ -14,24 +15,32 @@ from pellucid.batch import Batch
 from pellucid.models.base import InterpretableModel
 
 SHOWN = 3
-"""Largest number of surprising images of a unit."""
+"""Largest number of images of each kind and unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Surprises:
-    """The surprising images of one unit, the most surprising first; often there are none.
+class Examples:
+    """Images of one kind of one unit, the most telling first; there may be none.
 
-    What makes an image surprising is said in :mod:`pellucid.analysis.representatives`.
+    The two kinds are defined in :mod:`pellucid.analysis.representatives`.
     """
 
     indices: tuple[int, ...]
     """Positions in the data set."""
     labels: tuple[int, ...]
-    """Their categories."""
+    """Their categories; -1 where the data has no labels."""
     peaks: tuple[float, ...]
     """Largest value of the unit's map."""
     maps: tuple[Tensor, ...]
     """(h, w) float each, on the CPU."""
+
+
+class UnitExamples(NamedTuple):
+    """The images of both kinds, of each unit."""
+
+    representative: tuple[Examples, ...]
+    surprising: tuple[Examples, ...]
+    """Empty where the data has no labels: what surprises is not known."""
 
 
 class Responses:
@@ -50,42 +59,47 @@ class Responses:
     def update(self, maps: Tensor, labels: Tensor | None) -> None:
         """Take in one batch, in the order of the data set: maps (U, B, h, w), labels (B,)."""
         first, self._seen = self._seen, self._seen + maps.shape[1]
-        if labels is None:
-            return
         here = self._places[(self._places >= first) & (self._places < self._seen)] - first
         self._peaks.append(reduce(maps, "u b h w -> b u", "max").cpu()[here])
-        self._labels.append(labels.cpu()[here])
+        if labels is not None:
+            self._labels.append(labels.cpu()[here])
 
-    def find(self, model: InterpretableModel, loader: DataLoader[Batch]) -> tuple[Surprises, ...]:
-        """The surprising images of each unit; none of any unit where the data has no labels.
+    def find(self, model: InterpretableModel, loader: DataLoader[Batch]) -> UnitExamples:
+        """The images that represent each unit, and those that surprise.
 
         Args:
-            model: In evaluation mode; looks again at the images that surprise.
+            model: In evaluation mode; looks again at the images that are chosen.
             loader: The one whose batches were taken in.
         """
-        if not self._labels:
-            return ()
-        peaks, labels = torch.cat(self._peaks), torch.cat(self._labels)
-        rows = unit_representatives(peaks, labels, SHOWN).surprising
-        maps = self._maps(model, loader, rows)
-        return tuple(
-            Surprises(
-                indices=tuple(self._places[chosen].tolist()),
-                labels=tuple(labels[chosen].tolist()),
-                peaks=tuple(peaks[chosen, unit].tolist()),
-                maps=tuple(maps[row][unit].clone() for row in chosen),
-            )
-            for unit, chosen in enumerate(rows)
-        )
+        peaks = torch.cat(self._peaks)
+        labels = torch.cat(self._labels) if self._labels else None
+        found = unit_representatives(peaks, labels, SHOWN)
+        known = torch.full((len(peaks),), -1) if labels is None else labels
+        maps = self._maps(model, loader, found)
+
+        def examples(kind: list[list[int]]) -> Iterable[Examples]:
+            for unit, rows in enumerate(kind):
+                yield Examples(
+                    indices=tuple(self._places[rows].tolist()),
+                    labels=tuple(known[rows].tolist()),
+                    peaks=tuple(peaks[rows, unit].tolist()),
+                    maps=tuple(maps[row][unit] for row in rows),
+                )
+
+        return UnitExamples(*(tuple(examples(kind)) for kind in found))
 
     def _maps(
-        self, model: InterpretableModel, loader: DataLoader[Batch], rows: list[list[int]]
+        self,
+        model: InterpretableModel,
+        loader: DataLoader[Batch],
+        kinds: Iterable[list[list[int]]],
     ) -> dict[int, dict[int, Tensor]]:
         """By row and unit the map, of those that are wanted alone."""
-        wanted: dict[int, list[int]] = {}
-        for unit, chosen in enumerate(rows):
-            for row in chosen:
-                wanted.setdefault(row, []).append(unit)
+        wanted: dict[int, set[int]] = {}
+        for kind in kinds:
+            for unit, rows in enumerate(kind):
+                for row in rows:
+                    wanted.setdefault(row, set()).add(unit)
         order = sorted(wanted)
         subset: Any = Subset(loader.dataset, self._places[order].tolist())
         again: DataLoader[Batch] = DataLoader(
@@ -97,5 +111,5 @@ class Responses:
             assert explanation.maps is not None
             for maps in explanation.maps.float().cpu():
                 row = order[len(found)]
-                found[row] = {unit: maps[unit] for unit in wanted[row]}
+                found[row] = {unit: maps[unit].clone() for unit in wanted[row]}
         return found
