@@ -370,7 +370,7 @@ def test_size_and_time_of_128_units_in_two_runs(tmp_path: Path, strips: int, lea
         # Three images in a row of at least as many pixels each.
         assert picture.width >= 3 * least
     if strips:
-        with Image.open(io.BytesIO(base64.b64decode(pictures[1].partition(",")[2]))) as picture:
+        with Image.open(io.BytesIO(base64.b64decode(pictures[2].partition(",")[2]))) as picture:
             assert picture.width >= 3 * 48
         assert build_report(runs[:1]).stat().st_size < 5_000_000
 
