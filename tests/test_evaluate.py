@@ -9,7 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from pellucid.analysis.submodular_pick import heat_features, submodular_pick
+from pellucid.attribution.method import ClassScores
 from pellucid.cli import evaluate as module
+from pellucid.cli.trained import open_trained
 from pellucid.datamodules.synthetic_parts import SyntheticParts
 from pellucid.models.interpretable_cnn import InterpretableCNN
 from tests.attribution.test_evaluation import Broken, Gradient, Refused
@@ -182,6 +185,26 @@ def test_sigmoid_heads_explain_both_classes():
     assert float(scores[:, 0].detach().abs().max()) == 0
 
 
+def test_another_method_picks_the_images(tiny, tmp_path):
+    words = ["--methods", "own", "--images", 2, "--show", 3, "--output", tmp_path]
+    assert call("evaluate", tiny, *words) == 0
+    own = read(tmp_path)
+    assert call("evaluate", tiny, *words, "--pick_by", "gradient") == 0
+    found = read(tmp_path)
+    assert (own["picked_by"], found["picked_by"]) == ("own", "gradient")
+    trained = open_trained("evaluate", tiny)
+    dataset = trained.data.dataset("test")
+    image = torch.stack([dataset[i]["image"] for i in range(len(dataset))])
+    network = ClassScores(trained.model)
+    target = network(image).argmax(1)
+    heat = METHODS["gradient"]().attribute(network, image, target).heat
+    wanted = submodular_pick(heat_features(heat), 3).images
+    assert [each["index"] for each in found["shown"]] == wanted
+    assert [each["index"] for each in own["shown"]] != wanted
+    # Units are those of the model, whoever picks.
+    assert found["units"] == own["units"]
+
+
 def test_of_all_methods_those_that_cannot_be_made_are_left_out(tiny, tmp_path):
     words = ["--methods", "all", "--images", 2, "--show", 0, "--output", tmp_path]
     assert call("evaluate", tiny, *words) == 0
@@ -197,6 +220,10 @@ def test_of_all_methods_those_that_cannot_be_made_are_left_out(tiny, tmp_path):
     [
         (["--methods", "needy"], "--methods: needy: explainer must be given"),
         (["--methods", "gradiant"], "no method 'gradiant'; did you mean 'gradient'?"),
+        (["--pick_by", "gradiant"], "--pick_by: no method 'gradiant'; did you mean 'gradient'?"),
+        (["--pick_by", "needy"], "--pick_by: needy: explainer must be given"),
+        (["--pick_by", "refused"], "--pick_by: refused refused: layer 'head'"),
+        (["--pick_by", "broken"], "--pick_by: broken failed: RuntimeError: the library fell over"),
         (["--images", "0"], "--images: must be at least 1, got 0"),
         (["--seed", "-1"], "--seed: must be at least 0, got -1"),
         (["--show", "-1"], "--show: must be at least 0, got -1"),

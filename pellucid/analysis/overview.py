@@ -1,6 +1,6 @@
 """One look of a model at a whole split, to pick the few images that are worth a person's time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,19 +40,22 @@ def look_over(
     data: ImageDataModule,
     split: Split = "test",
     *,
+    heat: Callable[[Tensor, Tensor], Tensor] | None = None,
     limit: int = LIMIT,
     device: Any = "cpu",
     progress: bool = False,
 ) -> Overview:
     """Have a model explain a whole split.
 
-    Features are what units contribute to the score; without contributions, the share of the heat
-    map in each cell of a grid.
+    Features are what units contribute to the score; without contributions, or where ``heat`` is
+    given, the share of the heat map in each cell of a grid.
 
     Args:
         model: On ``device``, in evaluation mode.
         data: The data module.
         split: Which images.
+        heat: Explains in the model's place: heat maps (B, h, w) of images (B, C, H, W) and targets
+            (B,), on ``device``; None: the model itself.
         limit: Largest number of images, at least 1.
         device: Where to compute.
         progress: Whether to show a bar, which appears after two seconds.
@@ -71,15 +74,17 @@ def look_over(
     names: tuple[str, ...] = ()
     with torch.no_grad():
         for batch in tqdm(loader, desc="Images", disable=not progress, delay=2, leave=False):
-            found = model.explain({"image": batch["image"].to(device)})
-            table = features_of(found)
+            image = batch["image"].to(device)
+            found = model.explain({"image": image})
+            table = features_of(found) if heat is None else heat_features(heat(image, found.target))
             columns.setdefault("scores", []).append(found.scores.float().cpu())
             columns.setdefault("labels", []).append(batch.get("label", found.target).cpu())
             if table is not None:
                 columns.setdefault("features", []).append(table.float().cpu())
             if found.maps is not None:
                 columns.setdefault("responses", []).append(found.maps.amax((2, 3)).float().cpu())
-                names = found.unit_names if found.contributions is not None else ()
+                told = heat is None and found.contributions is not None
+                names = found.unit_names if told else ()
     whole = {name: torch.cat(parts) for name, parts in columns.items()}
     known = torch.stack([each.flatten(1).isfinite().all(1) for each in _rows(whole)]).all(0)
     kept = {name: values[known] for name, values in whole.items()}

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from pellucid.analysis.overview import (
@@ -29,6 +29,7 @@ from pellucid.attribution.evaluation import (
     evaluate_explanations,
     make_subject,
 )
+from pellucid.attribution.evaluation.maps import explain_images
 from pellucid.attribution.method import AttributionMethod, ClassScores
 from pellucid.attribution.methods import METHODS, make_method
 from pellucid.batch import Batch
@@ -54,6 +55,8 @@ from pellucid.report.page import build_report
 FILE = "explanations.json"
 VERSION = 1
 IMAGES, SHOWN = 64, 6
+PICKED_FROM = 256
+"""Images of which a post-hoc method picks, which looks at each of them many times."""
 DEFAULT_METHODS = (
     "own",
     "saliency",
@@ -83,6 +86,7 @@ def evaluate(words: Sequence[str]) -> None:
     check_options(parsed)
     check_least(parsed, "show", 0)
     methods, without = _methods(parsed.methods, parsed.explainer)
+    pick_by = _pick_by(parsed.pick_by, parsed.explainer)
     with quiet():
         trained = open_classifier("evaluate", parsed, extra)
         twin = None if parsed.twin is None else open_trained("--twin", parsed.twin)
@@ -92,7 +96,7 @@ def evaluate(words: Sequence[str]) -> None:
         try:
             # Before minutes of work, not after them.
             output.mkdir(parents=True, exist_ok=True)
-            found = _evaluate(trained, twin, methods, parsed, output)
+            found = _evaluate(trained, twin, methods, pick_by, parsed, output)
             found["skipped"] |= without
             path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         except OSError as error:
@@ -141,6 +145,12 @@ def _parser() -> Parser:
         help=f"own, all, or any of {', '.join(METHODS)}; default: {' '.join(DEFAULT_METHODS)}",
     )
     add("--show", type=int, default=SHOWN, help="images to draw, picked from the whole split")
+    add(
+        "--pick_by",
+        default="own",
+        metavar="NAME",
+        help=f"whose explanations pick them: own (default), or a method, of {PICKED_FROM} images",
+    )
     add("--twin", type=Path, metavar="RUN", help="a plain network's run, explained after the fact")
     add("--explainer", metavar="RUN", help="a run of L2X that was trained for this one, for l2x")
     add("--output", type=Path, help="directory; default: the run")
@@ -161,11 +171,8 @@ def _methods(
         if name == "own":
             found.append(OwnExplanation())
         elif name in METHODS:
-            options: dict[str, Any] = (
-                {"explainer": explainer} if name == "l2x" and explainer else {}
-            )
             try:
-                found.append(make_method(name, **options))
+                found.append(_make(name, explainer))
             except (ImportError, ValueError) as error:
                 if name in names:
                     raise UserError("--methods", f"{name}: {error}") from error
@@ -174,6 +181,35 @@ def _methods(
             allowed = ["own", "all", *METHODS]
             raise UserError("--methods", f"no method {name!r}; {nearest(name, allowed)}")
     return found, without
+
+
+def _make(name: str, explainer: str | None) -> AttributionMethod:
+    options: dict[str, Any] = {"explainer": explainer} if name == "l2x" and explainer else {}
+    return make_method(name, **options)
+
+
+def _pick_by(name: str, explainer: str | None) -> AttributionMethod | None:
+    """The method whose explanations pick images; None: the model's own do."""
+    if name == "own":
+        return None
+    if name not in METHODS:
+        raise UserError("--pick_by", f"no method {name!r}; {nearest(name, ['own', *METHODS])}")
+    try:
+        return _make(name, explainer)
+    except (ImportError, ValueError) as error:
+        raise UserError("--pick_by", f"{name}: {error}") from error
+
+
+def _heat_by(method: AttributionMethod, network: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """Heat maps (B, h, w) of images and targets by a method, which must not fail."""
+
+    def heat(image: Tensor, target: Tensor) -> Tensor:
+        maps = explain_images(method, network, image, target)
+        if maps.heat is None:
+            raise UserError("--pick_by", f"{method.name} {maps.note}")
+        return maps.heat
+
+    return heat
 
 
 def _check_models(trained: Trained, twin: Trained | None) -> None:
@@ -195,6 +231,7 @@ def _evaluate(
     trained: Trained,
     twin: Trained | None,
     methods: Sequence[AttributionMethod],
+    pick_by: AttributionMethod | None,
     parsed: Namespace,
     output: Path,
 ) -> dict[str, Any]:
@@ -206,6 +243,20 @@ def _evaluate(
     subjects = _subjects(trained, twin, batch["image"], parsed.device)
     reason = _why_not_own(methods, trained, subjects[0])
     chosen = [each for each in methods if not (reason and isinstance(each, OwnExplanation))]
+    # Before the table, since a method that cannot pick is found here.
+    overview = look_over(trained.model, data, split, device=parsed.device, progress=progress)
+    source = overview
+    if pick_by is not None:
+        heat = _heat_by(pick_by, subjects[0].network)
+        source = look_over(
+            trained.model,
+            data,
+            split,
+            heat=heat,
+            limit=PICKED_FROM,
+            device=parsed.device,
+            progress=progress,
+        )
     settings = Settings(seed=parsed.seed)
     table = evaluate_explanations(
         subjects, chosen, batch, data, split=split, settings=settings, progress=progress
@@ -216,8 +267,7 @@ def _evaluate(
         table.skipped["more images"] = (
             f"{parsed.images} were asked for, the {split} split has {length}"
         )
-    overview = look_over(trained.model, data, split, device=parsed.device, progress=progress)
-    picked, why = pick_images(overview, parsed.show)
+    picked, why = pick_images(source, parsed.show)
     shown = draw_picked(data, split, picked, why, subjects, chosen, table, output)
     return {
         "version": VERSION,
@@ -228,6 +278,7 @@ def _evaluate(
         "versions": versions(),
         "seconds": round(time.perf_counter() - start, 3),
         "target": "predicted class",
+        "picked_by": parsed.pick_by,
         **table.as_dict(),
         "shown": shown,
         **({} if twin is None else {"twin": {"name": _name(twin), "run": twin.run.name}}),

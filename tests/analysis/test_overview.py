@@ -5,7 +5,7 @@ import torch
 
 from pellucid.analysis.overview import look_over, pick_for_units, pick_images, spread
 from pellucid.analysis.representatives import unit_representatives
-from pellucid.analysis.submodular_pick import submodular_pick
+from pellucid.analysis.submodular_pick import heat_features, submodular_pick
 from pellucid.models.explanation import Explanation
 from tests.helpers import TinyData, TinyModel
 
@@ -32,6 +32,21 @@ def test_it_sees_every_image_of_a_small_split(model):
     assert len(reasons) == 3
     units = pick_for_units(found, 2)
     assert units == unit_representatives(wanted.maps.amax((2, 3)), found.labels, 2)
+
+
+def test_another_explains_in_its_place(model):
+    data = TinyData(length=11, batch_size=4)
+
+    def heat(image, target):
+        assert target.shape == image.shape[:1]
+        return image.square().sum(1)
+
+    own, found = look_over(model, data, "test"), look_over(model, data, "test", heat=heat)
+    images = torch.stack([data.dataset("test")[i]["image"] for i in range(11)])
+    torch.testing.assert_close(found.features, heat_features(images.square().sum(1)))
+    # Cells have no names, and what units respond to is the model's.
+    assert found.feature_names == ()
+    assert found.responses.equal(own.responses)
 
 
 def test_places_are_those_of_the_split_where_not_all_are_seen(model):
