@@ -59,14 +59,14 @@ def log_weights(rows: int, dataset_size: int, estimator: Estimator, like: Tensor
     """
     size = max(dataset_size, rows)
     if estimator == "minibatch_weighted":
-        return like.new_tensor(-math.log(size * rows))
+        return like.new_full((), -math.log(size * rows))
     others = rows - 1
     if others == 0:
         return like.new_zeros(1, 1)
     weights = like.new_full((rows, rows), 1 / others)
     weights.fill_diagonal_(1 / size)
-    at = torch.arange(rows, device=like.device)
-    weights[at, at.roll(-1)] = (size - others) / (size * others)
+    following = torch.eye(rows, dtype=torch.bool, device=like.device).roll(1, 1)
+    weights.masked_fill_(following, (size - others) / (size * others))
     return weights.log()
 
 

@@ -42,6 +42,7 @@ class BetaTCVAE(VAE):
         traversal_range: Traversals show each latent from minus to plus this.
         traversal_steps: At so many values.
         judge: See :class:`VAE`.
+        updates_per_batch: See :class:`VAE`.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -65,6 +66,7 @@ class BetaTCVAE(VAE):
         traversal_range: float = 3.0,
         traversal_steps: int = 11,
         judge: str = "none",
+        updates_per_batch: int = 1,
     ) -> None:
         for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
             if not value >= 0:
@@ -85,6 +87,7 @@ class BetaTCVAE(VAE):
             traversal_range,
             traversal_steps,
             judge,
+            updates_per_batch,
         )
         self.save_hyperparameters()
         self.alpha, self.beta, self.gamma = alpha, beta, gamma

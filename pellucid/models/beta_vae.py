@@ -7,6 +7,8 @@ Where this differs from the papers:
 
 - Networks and optimiser default to those of Locatello et al. 2019; ``burgess`` and ``mlp`` are the
   papers' own. Higgins trains with Adagrad on dSprites.
+- beta may rise to its weight over the first steps (``warmup_steps``), as in public codes: a large
+  one from the start can silence latents that would have learned something, at times all of them.
 - The capacity holds the mean KL divergence of the batch, ``gamma |mean KL - C|``, as public codes
   do, and rises with every step; the paper's Eq. 8 has the absolute value of each image's.
 """
@@ -49,6 +51,8 @@ class BetaVAE(VAE):
         channels: Channels of the images.
         objective: ``higgins`` or ``capacity``.
         beta: Weight of the KL divergence in ``higgins``, at least 0; 1 is a VAE.
+        warmup_steps: Training steps over which that weight rises from 0, at least 0, which is as
+            published; validation and tests have it in full.
         gamma: Weight of the distance from the capacity in ``capacity``, at least 0.
         capacity_max: Capacity at the end of its rise, in nats per image, at least 0.
         capacity_steps: Training steps of the rise, at least 1.
@@ -61,12 +65,14 @@ class BetaVAE(VAE):
         traversal_range: Traversals show each latent from minus to plus this.
         traversal_steps: At so many values.
         judge: See :class:`VAE`.
+        updates_per_batch: See :class:`VAE`.
 
     Raises:
         ValueError: An argument is outside its range.
     """
 
     capacity: Tensor
+    rising_beta: Tensor
 
     def __init__(
         self,
@@ -74,6 +80,7 @@ class BetaVAE(VAE):
         channels: int,
         objective: Objective = "higgins",
         beta: float = 4.0,
+        warmup_steps: int = 0,
         gamma: float = 1000.0,
         capacity_max: float = 25.0,
         capacity_steps: int = 100_000,
@@ -86,11 +93,13 @@ class BetaVAE(VAE):
         traversal_range: float = 3.0,
         traversal_steps: int = 11,
         judge: str = "none",
+        updates_per_batch: int = 1,
     ) -> None:
         if objective not in get_args(Objective):
             raise ValueError(f"objective must be higgins or capacity, got {objective!r}")
         for name, value, least in (
             ("beta", beta, 0),
+            ("warmup_steps", warmup_steps, 0),
             ("gamma", gamma, 0),
             ("capacity_max", capacity_max, 0),
             ("capacity_steps", capacity_steps, 1),
@@ -109,20 +118,29 @@ class BetaVAE(VAE):
             traversal_range,
             traversal_steps,
             judge,
+            updates_per_batch,
         )
         self.save_hyperparameters()
         self.objective, self.beta, self.gamma = objective, beta, gamma
+        self.warmup_steps = warmup_steps
         self.capacity_max, self.capacity_steps = capacity_max, capacity_steps
         # In the checkpoint, for a test knows no training step.
         self.register_buffer("capacity", torch.zeros(()))
+        at_first = torch.tensor(0.0 if warmup_steps else float(beta))
+        self.register_buffer("rising_beta", at_first, persistent=False)
+
+    def before_update(self) -> None:
+        """Raise the capacity, or beta."""
+        step = self.global_step
+        self.capacity.fill_(capacity_at(step, self.capacity_max, self.capacity_steps))
+        part = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
+        self.rising_beta.fill_(self.beta * part)
 
     def criterion(self, bound: Bound) -> dict[str, Tensor]:
         """See :meth:`VAE.criterion`."""
         if self.objective == "higgins":
-            return {"loss": bound.reconstruction + self.beta * bound.kl}
-        if self.training:
-            now = capacity_at(self.global_step, self.capacity_max, self.capacity_steps)
-            self.capacity.fill_(now)
+            beta = self.rising_beta if self.training else self.beta
+            return {"loss": bound.reconstruction + beta * bound.kl}
         # The absolute value of a mean: over the images of all devices, or it is another loss.
         kl = gather_with_gradient(bound.kl_per_latent.sum(1)).mean()
         held = self.gamma * (kl - self.capacity).abs()

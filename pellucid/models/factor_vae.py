@@ -54,6 +54,7 @@ class FactorVAE(VAE, AdversarialModel):
         traversal_range: Traversals show each latent from minus to plus this.
         traversal_steps: At so many values.
         judge: See :class:`VAE`.
+        updates_per_batch: See :class:`VAE`.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -80,6 +81,7 @@ class FactorVAE(VAE, AdversarialModel):
         traversal_range: float = 3.0,
         traversal_steps: int = 11,
         judge: str = "none",
+        updates_per_batch: int = 1,
     ) -> None:
         if not gamma >= 0:
             raise ValueError(f"gamma must be at least 0, got {gamma}")
@@ -98,6 +100,7 @@ class FactorVAE(VAE, AdversarialModel):
             traversal_range,
             traversal_steps,
             judge,
+            updates_per_batch,
         )
         self.save_hyperparameters()
         self.gamma, self.gradient_clip = gamma, gradient_clip
@@ -129,11 +132,13 @@ class FactorVAE(VAE, AdversarialModel):
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and data is not None:
-            size = min(data.batch_size, len(data.dataset("train")))
+            size = min(data.batch_size // self.updates_per_batch, len(data.dataset("train")))
             if size < 2:
+                each = " for each of model.updates_per_batch" if self.updates_per_batch > 1 else ""
                 raise UserError(
                     "data.batch_size",
-                    f"FactorVAE halves each batch: it must have at least 2 images, got {size}",
+                    f"FactorVAE halves each batch: it must have at least 2 images{each}, "
+                    f"got {size}",
                 )
 
     def criterion(self, bound: Bound) -> dict[str, Tensor]:
@@ -161,7 +166,13 @@ class FactorVAE(VAE, AdversarialModel):
 
     def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """In training an update of both, else the figures of a VAE."""
+        if self._repeated is not None and stage == "train":
+            return self._updates(batch["image"])
         return AdversarialModel.step(self, batch, stage)
+
+    def bare_update(self, image: Tensor) -> dict[str, Tensor]:
+        """See :meth:`VAE.bare_update`."""
+        return self.bare_turns({"image": image}, self._optimizers())
 
     def evaluate(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """See :meth:`AdversarialModel.evaluate`."""

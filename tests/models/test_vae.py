@@ -148,6 +148,20 @@ def test_the_capacity_rises_in_training_and_is_kept():
     assert figures(fresh.eval(), images())["capacity"].item() == pytest.approx(1.5)
 
 
+def test_beta_rises_from_zero_in_training_alone(monkeypatch):
+    model = make("beta", beta=6.0, warmup_steps=4)
+    betas = []
+    for step in (0, 1, 3, 4, 9):
+        monkeypatch.setattr(BetaVAE, "global_step", step)
+        found = figures(model.train(), images(), "train")
+        betas.append(((found["loss"] - found["reconstruction"]) / found["kl"]).item())
+    assert betas == pytest.approx([0, 1.5, 4.5, 6, 6], abs=1e-3)
+    monkeypatch.setattr(BetaVAE, "global_step", 1)
+    found = figures(model.eval(), images())
+    want = found["reconstruction"] + 6 * found["kl"]
+    torch.testing.assert_close(found["loss"], want)
+
+
 def test_the_gradient_is_that_of_finite_differences():
     model, batch = make("tcvae"), images(3)
     # Losses are in single precision: a wide step.
