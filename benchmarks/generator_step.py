@@ -8,7 +8,9 @@ that decodes one item at a time: from PNG files, from an npz file of each image,
 file that is decoded whole beforehand. Rivals have a process of their own, as they would, and after
 each of our steps each takes one, so that whatever else the machine does meets all alike. Figures
 are the processor's time of a step, or with ``--clock wall`` the wall's, as it must be on an
-accelerator (``--block 50``: so many steps before another takes its turn).
+accelerator (``--block 50``: so many steps before another takes its turn). ``--updates 100`` gives
+the beta-VAE family so many updates of one batch, which a GPU replays from a graph; rivals then take
+as many steps.
 """
 
 import argparse
@@ -135,6 +137,7 @@ class Turns(pl.Callback):
 
     def __init__(self, rivals: Connection, name: str, options: Any) -> None:
         self.rivals, self.name, self.block = rivals, name, options.block
+        self.steps = options.block * options.updates
         self.kinds = ("bare", *options.files)
         self.now = clock(options)
         self.seconds: dict[str, list[float]] = {name: [] for name in ("ours", *self.kinds)}
@@ -145,7 +148,7 @@ class Turns(pl.Callback):
         if (arguments[4] + 1) % self.block:
             return
         if self.start is not None:
-            self.seconds["ours"].append((self.now() - self.start) / self.block)
+            self.seconds["ours"].append((self.now() - self.start) / self.steps)
         for kind in self.kinds:
             self.rivals.send((self.name, kind))
             seconds = self.rivals.recv()
@@ -176,9 +179,9 @@ def serve(connection: Connection, folder: Path, options: Any) -> None:
             steps = {other: step for other, step in steps.items() if other[0] == wanted[0]}
             steps[wanted] = make_rival(*wanted, folder, device)
         start = now()
-        for _ in range(options.block):
+        for _ in range(options.block * options.updates):
             steps[wanted]()
-        connection.send((now() - start) / options.block)
+        connection.send((now() - start) / (options.block * options.updates))
 
 
 def make_rival(name: str, kind: str, folder: Path, device: torch.device) -> Callable[[], None]:
@@ -194,7 +197,9 @@ def make_rival(name: str, kind: str, folder: Path, device: torch.device) -> Call
 
 def measure(name: str, rivals: Connection, folder: Path, options: Any) -> dict[str, list[float]]:
     """Seconds of each step, ours and the rivals', warm."""
-    case, gpu = CASES[name], options.accelerator == "gpu"
+    case, gpu, model = CASES[name], options.accelerator == "gpu", CASES[name].make()
+    if options.updates > 1:
+        model = type(model)(**{**model.hparams, "updates_per_batch": options.updates})
     turns = Turns(rivals, name, options)
     with quiet():
         trainer = pl.Trainer(
@@ -209,7 +214,8 @@ def measure(name: str, rivals: Connection, folder: Path, options: Any) -> dict[s
             enable_model_summary=False,
             callbacks=[FiniteLoss(), Stopwatch(), turns],
         )
-        trainer.fit(case.make(), DSprites(batch_size=case.batch, on_device=gpu))
+        size = case.batch * options.updates
+        trainer.fit(model, DSprites(batch_size=size, on_device=gpu))
     return {kind: seconds[WARM_UP:] for kind, seconds in turns.seconds.items()}
 
 
@@ -251,12 +257,16 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--block", type=int, default=1)
+    parser.add_argument("--updates", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", default="cpu", choices=("cpu", "wall"))
     parser.add_argument("--accelerator", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument("--files", nargs="*", default=["png", "npz", "array"])
     parser.add_argument("--free-memory", action="store_true", help="ours with glibc as it comes")
     options = parser.parse_args()
+    graphed = [name for name in options.models if "VAE" in name]
+    if options.updates > 1 and options.models != graphed:
+        parser.error(f"--updates is for {', '.join(graphed)}: name them with --models")
     warnings.filterwarnings("ignore")
     torch.set_num_threads(options.threads)
     if not options.free_memory:

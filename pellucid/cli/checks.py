@@ -8,8 +8,10 @@ import torch
 
 from pellucid.datamodules.base import ImageDataModule, Split
 from pellucid.errors import UserError
+from pellucid.models.adversarial import AdversarialModel
 from pellucid.models.base import InterpretableModel
 from pellucid.models.fine_tuning import FineTunedModel
+from pellucid.models.vae import VAE
 
 
 def check_data(data: ImageDataModule, splits: Sequence[Split]) -> None:
@@ -87,10 +89,11 @@ def check_optimisers(model: InterpretableModel, options: Mapping[str, Any]) -> N
     for name, (nothing, remedy) in _ALONE.items():
         value = options.get(name)
         if value is not None and value != nothing:
+            problem = f"{type(model).__name__}, which has an optimiser for each of its networks"
+            if isinstance(model, VAE) and not isinstance(model, AdversarialModel):
+                problem, remedy = "model.updates_per_batch", "give 1 there"
             raise UserError(
-                f"trainer.{name}",
-                f"{value} is not for {type(model).__name__}, which has an optimiser for each of "
-                f"its networks; {remedy.format(value=value)}",
+                f"trainer.{name}", f"{value} is not for {problem}; {remedy.format(value=value)}"
             )
 
 

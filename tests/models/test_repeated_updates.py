@@ -7,13 +7,15 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from pellucid.callbacks import FiniteLoss
 from pellucid.datamodules.dsprites import DSprites
-from pellucid.errors import UserError
+from pellucid.errors import RunFailure, UserError
 from pellucid.models.beta_tcvae import BetaTCVAE
 from pellucid.models.beta_vae import BetaVAE
 from pellucid.models.factor_vae import FactorVAE
 from pellucid.models.repeated_updates import WARM_UP, RepeatedUpdates
 from pellucid.models.vae import VAE
+from tests.helpers import call
 
 CASES: dict[str, tuple[type[VAE], dict[str, Any]]] = {
     "vae": (VAE, {}),
@@ -95,9 +97,6 @@ def test_a_resumed_run_counts_on(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run():
-    from pellucid.callbacks import FiniteLoss
-    from pellucid.errors import RunFailure
-
     class Broken(VAE):
         def criterion(self, bound: Any) -> dict[str, Tensor]:
             return {"loss": bound.kl * float("nan")}
@@ -141,6 +140,16 @@ def test_several_devices_are_refused(monkeypatch):
     model.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     with pytest.raises(UserError, match="is for one device, got 2"):
         model.on_fit_start()
+
+
+@pytest.mark.parametrize("option", ["gradient_clip_val=1.0", "accumulate_grad_batches=2"])
+def test_options_of_one_optimiser_are_refused_by_name(option, tmp_path, capsys):
+    words = ["fit", "--config=beta_vae_dsprites_quick", "--model.updates_per_batch=2"]
+    assert call(*words, f"--trainer.{option}", "--run_root", tmp_path / "runs") == 2
+    name, value = option.split("=")
+    problem = f"trainer.{name}: {value} is not for model.updates_per_batch; give 1 there"
+    assert problem in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
