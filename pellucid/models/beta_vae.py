@@ -132,9 +132,10 @@ class BetaVAE(VAE):
     def before_update(self) -> None:
         """Raise the capacity, or beta."""
         step = self.global_step
-        self.capacity.fill_(capacity_at(step, self.capacity_max, self.capacity_steps))
-        part = min(1.0, step / self.warmup_steps) if self.warmup_steps else 1.0
-        self.rising_beta.fill_(self.beta * part)
+        if self.objective == "capacity":
+            self.capacity.fill_(capacity_at(step, self.capacity_max, self.capacity_steps))
+        elif self.warmup_steps:
+            self.rising_beta.fill_(self.beta * min(1.0, step / self.warmup_steps))
 
     def criterion(self, bound: Bound) -> dict[str, Tensor]:
         """See :meth:`VAE.criterion`."""

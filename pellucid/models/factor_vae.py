@@ -62,6 +62,7 @@ class FactorVAE(VAE, AdversarialModel):
 
     monitor: ClassVar[str | None] = None
     objective: ClassVar[str] = "vae"
+    counts_by_hand: ClassVar[bool] = True
 
     def __init__(
         self,

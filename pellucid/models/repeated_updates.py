@@ -54,16 +54,20 @@ class RepeatedUpdates:
             after: Called after each update.
 
         Returns:
-            The mean of each scalar over the updates.
+            The mean of each scalar over the images.
         """
-        parts = [part for part in torch.split(image, self.size) if len(part) > 1 or self.size == 1]
-        found = []
+        parts = torch.split(image, self.size)
+        if len(parts) > 1 and len(parts[-1]) == 1 < self.size:
+            parts = parts[:-1]
+        found, sizes = [], []
         for part in parts[:most]:
             self.before()
             # A replayed graph writes to the same place each time.
             found.append(self._of(part).clone())
+            sizes.append(len(part))
             after()
-        return dict(zip(self.names, torch.stack(found).mean(0).unbind(), strict=True))
+        weights = torch.tensor(sizes, dtype=torch.float32, device=image.device) / sum(sizes)
+        return dict(zip(self.names, (weights @ torch.stack(found)).unbind(), strict=True))
 
     def _of(self, image: Tensor) -> Tensor:
         """The scalars of one update."""
@@ -106,6 +110,7 @@ class RepeatedUpdates:
             optimizer.zero_grad(set_to_none=True)
         self._image = image.clone()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
+        # A thread that pins memory for a loader has nothing to do with the graph.
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             self._values = self._bare(self._image)
         self._graph = graph

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from einops import rearrange, repeat
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
@@ -92,6 +93,8 @@ class VAE(JudgedGenerator):
 
     monitor: ClassVar[str | None] = None
     tests_all: ClassVar[bool] = False
+    counts_by_hand: ClassVar[bool] = False
+    """Whether optimisation is manual whatever ``updates_per_batch`` is."""
     running_kl: Tensor
     running_weight: Tensor
 
@@ -225,7 +228,9 @@ class VAE(JudgedGenerator):
         if self.trainer.max_steps > 0:
             most = -(-left // len(counted))
         outputs = self._repeated(image, most, count)
-        self._show(outputs, "train")
+        # Nobody has looked at the gradients.
+        norms = torch._foreach_norm([weight.detach() for weight in self.parameters()])
+        self._show({**outputs, "norm of the weights": torch.stack(norms).sum()}, "train")
         return outputs
 
     def _optimizers(self) -> list[Optimizer]:
@@ -247,6 +252,8 @@ class VAE(JudgedGenerator):
             raise UserError(where, f"is for one device, got {trainer.world_size}: give it as 1")
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             raise UserError(where, "cannot scale losses: use trainer.precision 32 or bf16-mixed")
+        if trainer._detect_anomaly:
+            raise UserError("trainer.detect_anomaly", f"is not for {where}: give 1 there")
         data: Any = getattr(trainer, "datamodule", None)
         if data is None:
             raise UserError(where, "needs a data module, whose batch_size it divides")
@@ -266,9 +273,27 @@ class VAE(JudgedGenerator):
         super().on_fit_end()
         self._repeated = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has no graph."""
+        state: dict[str, Any] = super().__getstate__()
+        return {**state, "_repeated": None}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Optimisers made for a graph go on without one, on a CPU for example."""
+        """Optimisers made for a graph go on without one, on a CPU for example.
+
+        Raises:
+            UserError: Training would begin to count its steps anew.
+        """
         super().on_load_checkpoint(checkpoint)
+        before = checkpoint.get("hyper_parameters", {}).get("updates_per_batch", 1)
+        fits = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        # Lightning counts the steps of these two by themselves.
+        if fits and not self.counts_by_hand and (before > 1) != (self.updates_per_batch > 1):
+            raise UserError(
+                "model.updates_per_batch",
+                f"is {self.updates_per_batch}, and was {before} in the run to be resumed, whose "
+                f"steps cannot be counted on: give {before}",
+            )
         for state in checkpoint.get("optimizer_states", ()):
             for group in state["param_groups"]:
                 group["capturable"] = False

@@ -1,5 +1,7 @@
 """A batch that is cut into many updates trains as so many batches do."""
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from tests.helpers import call
 CASES: dict[str, tuple[type[VAE], dict[str, Any]]] = {
     "vae": (VAE, {}),
     "capacity": (BetaVAE, {"objective": "capacity", "capacity_max": 5.0, "capacity_steps": 9}),
+    "warm": (BetaVAE, {"warmup_steps": 7}),
     "tc": (BetaTCVAE, {"dataset_size": 40}),
     "stratified": (BetaTCVAE, {"dataset_size": 40, "estimator": "minibatch_stratified"}),
     "factor": (FactorVAE, {"discriminator_width": 8, "discriminator_layers": 1}),
@@ -31,9 +34,15 @@ CASES: dict[str, tuple[type[VAE], dict[str, Any]]] = {
 
 
 def train(
-    name: str, parts: int, size: int = 8, steps: int = -1, images: int = 40, **options: Any
+    name: str,
+    parts: int,
+    size: int = 8,
+    steps: int = -1,
+    images: int = 40,
+    ckpt_path: Path | None = None,
+    **options: Any,
 ) -> Any:
-    """A model trained for an epoch on batches of ``parts`` times ``size`` images."""
+    """A model trained for two epochs on batches of ``parts`` times ``size`` images."""
     kind, arguments = CASES[name]
     pl.seed_everything(0, verbose=False)
     model = kind(
@@ -48,7 +57,7 @@ def train(
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         **{"accelerator": "cpu", "limit_val_batches": 0, **options},
     )  # fmt: skip
-    trainer.fit(model, data)
+    trainer.fit(model, data, ckpt_path=ckpt_path)
     return model, trainer
 
 
@@ -71,6 +80,14 @@ def test_what_is_left_over_is_an_update_of_fewer_images():
     many, cut = train("vae", 3, images=36)
     assert whole.global_step == cut.global_step == 10
     assert torch.equal(one.decoder[0].weight, many.decoder[0].weight)
+    want, got = (t.callback_metrics["train/loss"] for t in (whole, cut))
+    torch.testing.assert_close(want, got)
+
+
+@pytest.mark.parametrize(("images", "steps"), [(1, 2), (17, 4)])
+def test_a_single_image_is_an_update_where_it_is_all(images, steps):
+    _, trainer = train("vae", 2, images=images)
+    assert trainer.global_step == steps
 
 
 @pytest.mark.parametrize(("name", "steps"), [("vae", 7), ("factor", 14)])
@@ -84,14 +101,7 @@ def test_it_stops_at_max_steps_within_a_batch(name, steps):
 def test_a_resumed_run_counts_on(tmp_path):
     _, half = train("capacity", 5, steps=5)
     half.save_checkpoint(tmp_path / "half.ckpt")
-    kind, arguments = CASES["capacity"]
-    model = kind(32, 1, num_latents=3, encoder="burgess", updates_per_batch=5, **arguments)
-    data = DSprites(image_size=32, train_size=40, val_size=4, test_size=4, batch_size=40)
-    rest = pl.Trainer(
-        max_steps=8, max_epochs=-1, accelerator="cpu", logger=False, limit_val_batches=0,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    rest.fit(model, data, ckpt_path=tmp_path / "half.ckpt")
+    model, rest = train("capacity", 5, steps=8, ckpt_path=tmp_path / "half.ckpt")
     assert rest.global_step == 8
     assert float(model.capacity) == pytest.approx(5 * 7 / 9)  # Of the update that began at step 7.
 
@@ -107,6 +117,36 @@ def test_a_loss_that_is_not_finite_stops_the_run():
             train("broken", 5, callbacks=[FiniteLoss()])
     finally:
         del CASES["broken"]
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run():
+    class Broken(VAE):
+        def criterion(self, bound: Any) -> dict[str, Tensor]:
+            return {"loss": bound.kl + (bound.posterior.mean * 0).sqrt().sum()}
+
+    CASES["broken"] = (Broken, {})
+    try:
+        with pytest.raises(RunFailure, match="not finite: norm of the weights is nan"):
+            train("broken", 5, steps=1, callbacks=[FiniteLoss()])
+    finally:
+        del CASES["broken"]
+
+
+def test_a_run_is_not_resumed_with_steps_that_are_counted_apart(tmp_path):
+    _, half = train("vae", 1, steps=2)
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    with pytest.raises(UserError, match="is 5, and was 1 in the run to be resumed"):
+        train("vae", 5, steps=4, ckpt_path=tmp_path / "half.ckpt")
+    _, half = train("factor", 1, steps=4)
+    half.save_checkpoint(tmp_path / "factor.ckpt")
+    _, rest = train("factor", 5, steps=8, ckpt_path=tmp_path / "factor.ckpt")
+    assert rest.global_step == 8
+
+
+def test_a_model_whose_fit_was_interrupted_can_be_copied():
+    model, _ = train("vae", 5)
+    model._repeated = object()
+    assert copy.deepcopy(model)._repeated is None
 
 
 def test_a_checkpoint_of_a_graph_goes_on_without_one():
@@ -165,9 +205,16 @@ def test_a_graph_makes_the_updates_that_its_kernels_make(name, precision, monkey
         torch, "rand", lambda *shape, device=None: torch.zeros(*shape[0], device=device)
     )
     options = {"accelerator": "gpu", "devices": 1, "precision": precision}
-    graphed, _ = train(name, 10, images=160, **options)
+    taken: list[RepeatedUpdates] = []
+    capture = RepeatedUpdates._capture
+    monkeypatch.setattr(
+        RepeatedUpdates, "_capture", lambda self, image: [capture(self, image), taken.append(self)]
+    )
+    # Two batches of ten updates, and one with a part of four images.
+    graphed, _ = train(name, 10, images=164, **options)
+    assert len(taken) == 1
     monkeypatch.setattr(RepeatedUpdates, "_of", RepeatedUpdates._bare)
-    plain, _ = train(name, 10, images=160, **options)
+    plain, _ = train(name, 10, images=164, **options)
     for (key, want), got in zip(
         plain.state_dict().items(), graphed.state_dict().values(), strict=True
     ):
