@@ -67,7 +67,9 @@ def quickly(words: list[str]) -> list[str]:
     """A training command's words with others after them that make it short, on this machine."""
     values = read_settings(words).values
     small = SMALL[values["data.class_path"].rsplit(".", 1)[-1]]
-    words = [*words, *small, "--data.batch_size=4", *(f"--trainer.{option}" for option in QUICK)]
+    parts = int(values.get("model.updates_per_batch") or 1)
+    words = [*words, *small, f"--data.batch_size={4 * parts}"]
+    words += [f"--trainer.{option}" for option in QUICK]
     weights = values.get("model.weights") or "none"
     if weights != "none" and not Path(weights).is_file():
         backbone = values["model.backbone"]
