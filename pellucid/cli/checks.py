@@ -11,7 +11,7 @@ from pellucid.errors import UserError
 from pellucid.models.adversarial import AdversarialModel
 from pellucid.models.base import InterpretableModel
 from pellucid.models.fine_tuning import FineTunedModel
-from pellucid.models.vae import VAE
+from pellucid.models.repeating import RepeatingModel
 
 
 def check_data(data: ImageDataModule, splits: Sequence[Split]) -> None:
@@ -90,7 +90,7 @@ def check_optimisers(model: InterpretableModel, options: Mapping[str, Any]) -> N
         value = options.get(name)
         if value is not None and value != nothing:
             problem = f"{type(model).__name__}, which has an optimiser for each of its networks"
-            if isinstance(model, VAE) and not isinstance(model, AdversarialModel):
+            if isinstance(model, RepeatingModel) and not isinstance(model, AdversarialModel):
                 problem, remedy = "model.updates_per_batch", "give 1 there"
             raise UserError(
                 f"trainer.{name}", f"{value} is not for {problem}; {remedy.format(value=value)}"

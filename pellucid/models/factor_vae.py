@@ -167,13 +167,13 @@ class FactorVAE(VAE, AdversarialModel):
 
     def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """In training an update of both, else the figures of a VAE."""
-        if self._repeated is not None and stage == "train":
-            return self._updates(batch["image"])
+        if self.repeats and stage == "train":
+            return self.update_by_parts(batch["image"])
         return AdversarialModel.step(self, batch, stage)
 
     def bare_update(self, image: Tensor) -> dict[str, Tensor]:
         """See :meth:`VAE.bare_update`."""
-        return self.bare_turns({"image": image}, self._optimizers())
+        return self.bare_turns({"image": image}, self.bare_optimizers())
 
     def evaluate(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """See :meth:`AdversarialModel.evaluate`."""

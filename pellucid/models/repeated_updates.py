@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -66,8 +67,10 @@ class RepeatedUpdates:
             found.append(self._of(part).clone())
             sizes.append(len(part))
             after()
-        weights = torch.tensor(sizes, dtype=torch.float32, device=image.device) / sum(sizes)
-        return dict(zip(self.names, (weights @ torch.stack(found)).unbind(), strict=True))
+        # No product of matrices, which autocast would round.
+        weights = torch.tensor(sizes, device=image.device) / sum(sizes)
+        means = (rearrange(weights, "n -> n 1") * torch.stack(found)).sum(0)
+        return dict(zip(self.names, means.unbind(), strict=True))
 
     def _of(self, image: Tensor) -> Tensor:
         """The scalars of one update."""

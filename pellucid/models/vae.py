@@ -11,9 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from einops import rearrange, repeat
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam
 
 from pellucid.batch import Batch
 from pellucid.errors import UserError
@@ -25,7 +24,7 @@ from pellucid.models.judged import JudgedGenerator
 from pellucid.models.layers.decoders import make_decoder
 from pellucid.models.layers.encoders import EncoderName, make_encoder
 from pellucid.models.layers.image_range import ImageRange, follow_the_data
-from pellucid.models.repeated_updates import RepeatedUpdates
+from pellucid.models.repeating import RepeatingModel
 
 KL_MEMORY = 0.99
 """What the running KL of each latent keeps at a training step: it is of the last 100 or so, as a
@@ -59,7 +58,7 @@ class Bound(NamedTuple):
     """Their sum over latents; a scalar, the batch's mean."""
 
 
-class VAE(JudgedGenerator):
+class VAE(RepeatingModel, JudgedGenerator):
     """Encoder and decoder that maximise the evidence lower bound (Eq. 10 of the paper).
 
     ``loss``, ``reconstruction``, ``kl`` and ``elbo`` are nats per image and, for one likelihood,
@@ -93,8 +92,6 @@ class VAE(JudgedGenerator):
 
     monitor: ClassVar[str | None] = None
     tests_all: ClassVar[bool] = False
-    counts_by_hand: ClassVar[bool] = False
-    """Whether optimisation is manual whatever ``updates_per_batch`` is."""
     running_kl: Tensor
     running_weight: Tensor
 
@@ -116,7 +113,6 @@ class VAE(JudgedGenerator):
         for name, value, least in (
             ("num_latents", num_latents, 1),
             ("traversal_steps", traversal_steps, 2),
-            ("updates_per_batch", updates_per_batch, 1),
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -128,10 +124,7 @@ class VAE(JudgedGenerator):
         self.image_size, self.channels, self.num_codes = image_size, channels, num_latents
         self.lr, self.traversal_range, self.traversal_steps = lr, traversal_range, traversal_steps
         self.judge_path = judge
-        self.updates_per_batch = updates_per_batch
-        if updates_per_batch > 1:
-            self.automatic_optimization = False
-        self._repeated: RepeatedUpdates | None = None
+        self.repeat_updates(updates_per_batch)
         self.encoder = make_encoder(encoder, image_size, channels, 2 * num_latents)
         self.decoder = make_decoder(decoder or encoder, image_size, channels, num_latents)
         for network in (self.encoder, self.decoder):
@@ -179,9 +172,9 @@ class VAE(JudgedGenerator):
             Outside of training also ``reconstruction_error``, the mean squared error of a pixel of
             what is drawn of the posterior means.
         """
-        if self._repeated is not None and stage == "train":
-            return self._updates(batch["image"])
         if stage == "train":
+            if self.repeats:
+                return self.update_by_parts(batch["image"])
             self.before_update()
         image = self.image_range(batch["image"])
         bound = self.bound(image)
@@ -193,110 +186,15 @@ class VAE(JudgedGenerator):
             outputs |= self.judged(image, self.draw(batch), stage)
         return outputs
 
-    def before_update(self) -> None:
-        """What changes with the step, set before each update; whatever else of it is fixed."""
-
     def bare_update(self, image: Tensor) -> dict[str, Tensor]:
-        """One update without Lightning, which reads nothing from the device.
-
-        Args:
-            image: (B, C, H, W), as in a batch.
-
-        Returns:
-            Detached scalars, as of :meth:`step`.
-        """
-        (optimizer,) = self._optimizers()
+        """See :meth:`RepeatingModel.bare_update`."""
+        (optimizer,) = self.bare_optimizers()
         optimizer.zero_grad(set_to_none=True)
         bound = self.bound(self.image_range(image))
         outputs = {**self.criterion(bound), **self.figures(bound, "train")}
         outputs["loss"].backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return {name: value.detach() for name, value in outputs.items()}
-
-    def _updates(self, image: Tensor) -> dict[str, Tensor]:
-        """The updates of a batch; ``loss`` and the rest are their means."""
-        assert self._repeated is not None
-        counted: Any = self.optimizers()
-        counted = counted if isinstance(counted, list) else [counted]
-
-        def count() -> None:  # Lightning counts what is stepped through it; there is no public way.
-            for optimizer in counted:
-                optimizer._on_before_step()
-                optimizer._on_after_step()
-
-        most, left = None, self.trainer.max_steps - self.global_step
-        if self.trainer.max_steps > 0:
-            most = -(-left // len(counted))
-        outputs = self._repeated(image, most, count)
-        # Nobody has looked at the gradients.
-        norms = torch._foreach_norm([weight.detach() for weight in self.parameters()])
-        self._show({**outputs, "norm of the weights": torch.stack(norms).sum()}, "train")
-        return outputs
-
-    def _optimizers(self) -> list[Optimizer]:
-        """The optimisers as they are, without Lightning around them."""
-        found: Any = self.optimizers(use_pl_optimizer=False)
-        return found if isinstance(found, list) else [found]
-
-    def on_fit_start(self) -> None:
-        """Get ready for several updates of each batch.
-
-        Raises:
-            UserError: They cannot be made here.
-        """
-        super().on_fit_start()
-        if self.updates_per_batch == 1:
-            return
-        where, trainer = "model.updates_per_batch", self.trainer
-        if trainer.world_size > 1:
-            raise UserError(where, f"is for one device, got {trainer.world_size}: give it as 1")
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            raise UserError(where, "cannot scale losses: use trainer.precision 32 or bf16-mixed")
-        if trainer._detect_anomaly:
-            raise UserError("trainer.detect_anomaly", f"is not for {where}: give 1 there")
-        data: Any = getattr(trainer, "datamodule", None)
-        if data is None:
-            raise UserError(where, "needs a data module, whose batch_size it divides")
-        size, left = divmod(data.batch_size, self.updates_per_batch)
-        if left:
-            raise UserError(
-                "data.batch_size",
-                f"{data.batch_size} images cannot be cut into {self.updates_per_batch} equal "
-                "parts, one for each of model.updates_per_batch: give a multiple",
-            )
-        self._repeated = RepeatedUpdates(
-            self.bare_update, self.before_update, self._optimizers(), size
-        )
-
-    def on_fit_end(self) -> None:
-        """Let go of the graph, which cannot be copied."""
-        super().on_fit_end()
-        self._repeated = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy has no graph."""
-        state: dict[str, Any] = super().__getstate__()
-        return {**state, "_repeated": None}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Optimisers made for a graph go on without one, on a CPU for example.
-
-        Raises:
-            UserError: Training would begin to count its steps anew.
-        """
-        super().on_load_checkpoint(checkpoint)
-        before = checkpoint.get("hyper_parameters", {}).get("updates_per_batch", 1)
-        fits = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
-        # Lightning counts the steps of these two by themselves.
-        if fits and not self.counts_by_hand and (before > 1) != (self.updates_per_batch > 1):
-            raise UserError(
-                "model.updates_per_batch",
-                f"is {self.updates_per_batch}, and was {before} in the run to be resumed, whose "
-                f"steps cannot be counted on: give {before}",
-            )
-        for state in checkpoint.get("optimizer_states", ()):
-            for group in state["param_groups"]:
-                group["capturable"] = False
 
     def draw(self, batch: Batch) -> Tensor:
         """(B, C, H, W) in [0, 1], of codes from the prior, for as many images as a batch has."""
