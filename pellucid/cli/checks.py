@@ -8,7 +8,6 @@ import torch
 
 from pellucid.datamodules.base import ImageDataModule, Split
 from pellucid.errors import UserError
-from pellucid.models.adversarial import AdversarialModel
 from pellucid.models.base import InterpretableModel
 from pellucid.models.fine_tuning import FineTunedModel
 from pellucid.models.repeating import RepeatingModel
@@ -90,7 +89,7 @@ def check_optimisers(model: InterpretableModel, options: Mapping[str, Any]) -> N
         value = options.get(name)
         if value is not None and value != nothing:
             problem = f"{type(model).__name__}, which has an optimiser for each of its networks"
-            if isinstance(model, RepeatingModel) and not isinstance(model, AdversarialModel):
+            if isinstance(model, RepeatingModel) and not model.counts_by_hand:
                 problem, remedy = "model.updates_per_batch", "give 1 there"
             raise UserError(
                 f"trainer.{name}", f"{value} is not for {problem}; {remedy.format(value=value)}"

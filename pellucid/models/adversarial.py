@@ -169,40 +169,26 @@ class AdversarialModel(InterpretableModel):
     def _update(self, batch: Batch) -> dict[str, Tensor]:
         optimizers: Any = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        # Before the weights change, so that a loss that is not finite stops the run.
-        outputs = self._take_turns(
-            batch, optimizers, lambda shown: self._show(shown, "train"), self.manual_backward
-        )
+        outputs = self._take_turns(batch, optimizers)
         for schedule in self._schedules():
             schedule.step()
         self.on_update()
         return outputs
 
-    def bare_turns(self, batch: Batch, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    def bare_turns(self, batch: Batch) -> dict[str, Tensor]:
         """An update without Lightning, which reads nothing from the device.
 
         Args:
             batch: The batch.
-            optimizers: As they are, without Lightning around them, in the order of the turns.
 
         Returns:
             Detached scalars, as of :meth:`step`.
         """
-
-        def backward(loss: Tensor) -> None:
-            loss.backward()  # type: ignore[no-untyped-call]
-
-        return self._take_turns(batch, optimizers, lambda _: None, backward, clip=True)
+        return self._take_turns(batch, self.trainer.optimizers, bare=True)
 
     def _take_turns(
-        self,
-        batch: Batch,
-        optimizers: Sequence[Any],
-        show: Callable[[dict[str, Tensor]], None],
-        backward: Callable[[Tensor], None],
-        clip: bool = False,
+        self, batch: Batch, optimizers: Sequence[Any], *, bare: bool = False
     ) -> dict[str, Tensor]:
-        """An update; Lightning's own step clips by a hook."""
         outputs: dict[str, Tensor] = {}
         for turn, optimizer in zip(self._turns, optimizers, strict=True):
             for each in optimizers:
@@ -212,9 +198,13 @@ class AdversarialModel(InterpretableModel):
                 loss = found.pop("loss")
                 shown = {f"{turn.name}_loss": loss.detach()}
                 shown |= {name: value.detach() for name, value in found.items()}
-                show(shown)
-                backward(loss)
-            if clip:
+                if bare:
+                    loss.backward()  # type: ignore[no-untyped-call]
+                else:
+                    # Before the weights change, so that a loss that is not finite stops the run.
+                    self._show(shown, "train")
+                    self.manual_backward(loss)
+            if bare:  # Else Lightning calls it.
                 self.on_before_optimizer_step(optimizer)
             optimizer.step()
             outputs |= shown

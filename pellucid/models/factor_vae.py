@@ -173,7 +173,7 @@ class FactorVAE(VAE, AdversarialModel):
 
     def bare_update(self, image: Tensor) -> dict[str, Tensor]:
         """See :meth:`VAE.bare_update`."""
-        return self.bare_turns({"image": image}, self.bare_optimizers())
+        return self.bare_turns({"image": image})
 
     def evaluate(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """See :meth:`AdversarialModel.evaluate`."""

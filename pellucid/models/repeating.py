@@ -1,12 +1,12 @@
 """What models share that can make many updates of one training batch."""
 
+import math
 from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
-from torch.optim import Optimizer
 
 from pellucid.errors import UserError
 from pellucid.models.base import InterpretableModel
@@ -77,19 +77,14 @@ class RepeatingModel(InterpretableModel):
                 optimizer._on_before_step()
                 optimizer._on_after_step()
 
-        most, left = None, self.trainer.max_steps - self.global_step
+        most = None
         if self.trainer.max_steps > 0:
-            most = -(-left // len(counted))
+            most = math.ceil((self.trainer.max_steps - self.global_step) / len(counted))
         outputs = self._repeated(image, most, count)
         # Nobody has looked at the gradients.
         norms = torch._foreach_norm([weight.detach() for weight in self.parameters()])
         self._show({**outputs, "norm of the weights": torch.stack(norms).sum()}, "train")
         return outputs
-
-    def bare_optimizers(self) -> list[Optimizer]:
-        """The optimisers as they are, without Lightning around them."""
-        found: Any = self.optimizers(use_pl_optimizer=False)
-        return found if isinstance(found, list) else [found]
 
     def on_fit_start(self) -> None:
         """Get ready for several updates of each batch.
@@ -118,7 +113,7 @@ class RepeatingModel(InterpretableModel):
                 "parts, one for each of model.updates_per_batch: give a multiple",
             )
         self._repeated = RepeatedUpdates(
-            self.bare_update, self.before_update, self.bare_optimizers(), size
+            self.bare_update, self.before_update, trainer.optimizers, size
         )
 
     def on_fit_end(self) -> None:

@@ -188,7 +188,7 @@ class VAE(RepeatingModel, JudgedGenerator):
 
     def bare_update(self, image: Tensor) -> dict[str, Tensor]:
         """See :meth:`RepeatingModel.bare_update`."""
-        (optimizer,) = self.bare_optimizers()
+        (optimizer,) = self.trainer.optimizers
         optimizer.zero_grad(set_to_none=True)
         bound = self.bound(self.image_range(image))
         outputs = {**self.criterion(bound), **self.figures(bound, "train")}

@@ -106,30 +106,24 @@ def test_a_resumed_run_counts_on(tmp_path):
     assert float(model.capacity) == pytest.approx(5 * 7 / 9)  # Of the update that began at step 7.
 
 
-def test_a_loss_that_is_not_finite_stops_the_run():
+def test_a_loss_that_is_not_finite_stops_the_run(monkeypatch):
     class Broken(VAE):
         def criterion(self, bound: Any) -> dict[str, Tensor]:
             return {"loss": bound.kl * float("nan")}
 
-    CASES["broken"] = (Broken, {})
-    try:
-        with pytest.raises(RunFailure, match="the loss is not finite: "):
-            train("broken", 5, callbacks=[FiniteLoss()])
-    finally:
-        del CASES["broken"]
+    monkeypatch.setitem(CASES, "broken", (Broken, {}))
+    with pytest.raises(RunFailure, match="the loss is not finite: "):
+        train("broken", 5, callbacks=[FiniteLoss()])
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run():
+def test_a_gradient_that_is_not_finite_stops_the_run(monkeypatch):
     class Broken(VAE):
         def criterion(self, bound: Any) -> dict[str, Tensor]:
             return {"loss": bound.kl + (bound.posterior.mean * 0).sqrt().sum()}
 
-    CASES["broken"] = (Broken, {})
-    try:
-        with pytest.raises(RunFailure, match="not finite: norm of the weights is nan"):
-            train("broken", 5, steps=1, callbacks=[FiniteLoss()])
-    finally:
-        del CASES["broken"]
+    monkeypatch.setitem(CASES, "broken", (Broken, {}))
+    with pytest.raises(RunFailure, match="not finite: norm of the weights is nan"):
+        train("broken", 5, steps=1, callbacks=[FiniteLoss()])
 
 
 def test_a_run_is_not_resumed_with_steps_that_are_counted_apart(tmp_path):
