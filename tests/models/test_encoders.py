@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from pellucid.models.factor_vae import make_discriminator
 from pellucid.models.layers.decoders import DECODERS, make_decoder
 from pellucid.models.layers.encoders import ENCODERS, IMAGE_SIZES, make_encoder
 
@@ -99,7 +100,12 @@ def test_wrong_arguments_are_named_with_what_fits(make, kind):
 def test_weights_start_as_glorots(name: str) -> None:
     size = IMAGE_SIZES.get(name, (28,))[-1]
     torch.manual_seed(0)
-    for network in (make_encoder(name, size, 1, 20), make_decoder(name, size, 1, 10)):
+    networks = (
+        make_encoder(name, size, 1, 20),
+        make_decoder(name, size, 1, 10),
+        make_discriminator(10, width=50, layers=3),
+    )
+    for network in networks:
         for layer in network.modules():
             if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
                 continue
