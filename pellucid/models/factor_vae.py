@@ -194,7 +194,8 @@ def make_discriminator(num_latents: int, width: int, layers: int) -> nn.Sequenti
         layers: Hidden layers, at least 1.
 
     Returns:
-        A network from codes (B, num_latents) to logits (B, 2): sampled, permuted.
+        A network with Glorot's weights from codes (B, num_latents) to logits (B, 2): sampled,
+        permuted.
 
     Raises:
         ValueError: An argument is outside its range.

@@ -119,7 +119,7 @@ def test_weights_start_as_glorots(name: str) -> None:
 
 
 def test_an_encoder_tells_images_apart_from_the_start() -> None:
-    """Under PyTorch's own start by .0003 with these networks, and a KL term then silences them."""
+    """By .0003 under PyTorch's own start, and a KL term can silence the encoder then."""
     torch.manual_seed(0)
     encoder = make_encoder("burgess", 64, 1, 20)
     images = (torch.rand(64, 1, 64, 64) > 0.95).float()

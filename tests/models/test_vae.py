@@ -179,7 +179,9 @@ def test_the_gradient_is_that_of_finite_differences():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_it_learns_and_explains(name):
-    model, data = make(name, lr=1e-3), TinyData(length=16)
+    # Against random images and gamma 40 the codes of so small a FactorVAE can run off.
+    options = {"gamma": 6.0} if name == "factor" else {}
+    model, data = make(name, lr=1e-3, **options), TinyData(length=16)
     model.image_range.use(data.mean, data.std)
     batch = next(iter(data.dataloader("train")))
     before = figures(model.eval(), batch)["reconstruction"]
@@ -189,7 +191,9 @@ def test_it_learns_and_explains(name):
     start = loop.callback_metrics
     assert {"train/loss", "val/loss", "val/elbo", "val/kl", "val/reconstruction"} <= start.keys()
     assert ("val/total_correlation_estimate" in start) == (name in ("tcvae", "factor"))
-    assert figures(model.eval(), batch)["reconstruction"] < before - 0.3
+    after = figures(model.eval(), batch)
+    assert after["reconstruction"] < before - 1
+    assert after["kl"] < 40
     check_explanation(model, batch)
 
 

@@ -23,8 +23,8 @@ def make_decoder(name: EncoderName, image_size: int, channels: int, inputs: int)
         inputs: Numbers per image.
 
     Returns:
-        A network with an output of shape (B, channels, image_size, image_size), unbounded: log-odds
-        of Bernoulli pixels, or means of Gaussian ones.
+        A network with Glorot's weights and an output of shape (B, channels, image_size,
+        image_size), unbounded: log-odds of Bernoulli pixels, or means of Gaussian ones.
 
     Raises:
         ValueError: There is no such decoder, or none of that size.

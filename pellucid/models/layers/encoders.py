@@ -26,7 +26,7 @@ def make_encoder(name: EncoderName, image_size: int, channels: int, outputs: int
         outputs: Numbers per image.
 
     Returns:
-        A network with an output of shape (B, outputs).
+        A network with Glorot's weights and an output of shape (B, outputs).
 
     Raises:
         ValueError: There is no such encoder, or none of that size.
