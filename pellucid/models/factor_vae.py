@@ -26,7 +26,7 @@ from pellucid.losses.total_correlation import (
 from pellucid.models.adversarial import AdversarialModel, Turn, check_clip
 from pellucid.models.base import Stage
 from pellucid.models.layers.encoders import EncoderName
-from pellucid.models.layers.glorot import with_glorot_weights
+from pellucid.models.layers.glorot import glorot_start
 from pellucid.models.vae import VAE, Bound
 
 
@@ -206,4 +206,4 @@ def make_discriminator(num_latents: int, width: int, layers: int) -> nn.Sequenti
     hidden: list[nn.Module] = []
     for number in range(layers):
         hidden += [nn.Linear(width if number else num_latents, width), nn.LeakyReLU(0.2)]
-    return with_glorot_weights(nn.Sequential(*hidden, nn.Linear(width, 2)))
+    return nn.Sequential(*hidden, nn.Linear(width, 2)).apply(glorot_start)

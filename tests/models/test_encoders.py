@@ -100,22 +100,26 @@ def test_wrong_arguments_are_named_with_what_fits(make, kind):
 def test_weights_start_as_glorots(name: str) -> None:
     size = IMAGE_SIZES.get(name, (28,))[-1]
     torch.manual_seed(0)
-    networks = (
-        make_encoder(name, size, 1, 20),
-        make_decoder(name, size, 1, 10),
-        make_discriminator(10, width=50, layers=3),
-    )
-    for network in networks:
-        for layer in network.modules():
-            if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-                continue
-            assert not layer.bias.any()
-            weight = layer.weight.detach()
-            # Channels in and out, each times the pixels of a kernel.
-            fans = sum(weight.shape[:2]) * weight[0, 0].numel()
-            bound = math.sqrt(6 / fans)
-            assert weight.abs().max() <= bound
-            assert weight.std() == pytest.approx(bound / math.sqrt(3), rel=0.15)
+    check_start(make_encoder(name, size, 1, 20))
+    check_start(make_decoder(name, size, 1, 10))
+
+
+def test_a_discriminator_starts_as_glorots() -> None:
+    torch.manual_seed(0)
+    check_start(make_discriminator(10, width=50, layers=3))
+
+
+def check_start(network: nn.Sequential) -> None:
+    for layer in network.modules():
+        if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            continue
+        assert not layer.bias.any()
+        weight = layer.weight.detach()
+        # Channels in and out, each times the pixels of a kernel.
+        fans = sum(weight.shape[:2]) * weight[0, 0].numel()
+        bound = math.sqrt(6 / fans)
+        assert weight.abs().max() <= bound
+        assert weight.std() == pytest.approx(bound / math.sqrt(3), rel=0.15)
 
 
 def test_an_encoder_tells_images_apart_from_the_start() -> None:

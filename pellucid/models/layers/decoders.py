@@ -8,7 +8,7 @@ from collections.abc import Callable
 from torch import nn
 
 from pellucid.models.layers.encoders import EncoderName, check_network
-from pellucid.models.layers.glorot import with_glorot_weights
+from pellucid.models.layers.glorot import glorot_start
 from pellucid.models.layers.transposed_convolution import TransposedConvolution
 
 
@@ -30,7 +30,7 @@ def make_decoder(name: EncoderName, image_size: int, channels: int, inputs: int)
         ValueError: There is no such decoder, or none of that size.
     """
     check_network("decoder", name, image_size, channels)
-    return with_glorot_weights(DECODERS[name](image_size, channels, inputs))
+    return DECODERS[name](image_size, channels, inputs).apply(glorot_start)
 
 
 def burgess_decoder(image_size: int, channels: int, inputs: int) -> nn.Sequential:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from pellucid.models.layers.glorot import with_glorot_weights
+from pellucid.models.layers.glorot import glorot_start
 
 EncoderName = Literal["burgess", "locatello", "infogan_mnist", "mlp"]
 
@@ -32,7 +32,7 @@ def make_encoder(name: EncoderName, image_size: int, channels: int, outputs: int
         ValueError: There is no such encoder, or none of that size.
     """
     check_network("encoder", name, image_size, channels)
-    return with_glorot_weights(ENCODERS[name](image_size, channels, outputs))
+    return ENCODERS[name](image_size, channels, outputs).apply(glorot_start)
 
 
 def burgess_encoder(image_size: int, channels: int, outputs: int) -> nn.Sequential:
