@@ -126,7 +126,7 @@ def test_a_run_of_a_model_with_codes(tmp_path, capsys):
         "num_test": 40,
         "num_bins": 20,
         "batch_size": 16,
-        "booster": "histogram",
+        "booster": "exact",
         "seed": 0,
         "resamplings": 2,
     }

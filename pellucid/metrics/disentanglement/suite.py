@@ -52,7 +52,7 @@ class ScoreSettings:
     num_test: int = NUM_TEST
     num_bins: int = NUM_BINS
     batch_size: int = BATCH_SIZE
-    booster: Booster = "histogram"
+    booster: Booster = "exact"
     seed: int = 0
     resamplings: int = RESAMPLINGS
 
