@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pellucid import __version__
 from pellucid.callbacks import Stopwatch
 from pellucid.checkpoint import class_path
+from pellucid.models.judged import JudgedGenerator
 
 if TYPE_CHECKING:
     from pellucid.cli.options import PellucidCLI
@@ -44,6 +45,7 @@ def write_results(
         "metrics_layer": cli.model.unit_metrics.layer,
         "scores": cli.model.code_scores.report(),
         "maps": cli.model.map_metrics.report(),
+        "judge": cli.model.judge_report() if isinstance(cli.model, JudgedGenerator) else None,
         "skipped": cli.model.skipped_metrics,
         "fit_seconds": stopwatch.seconds,
         "images_per_second": stopwatch.images_per_second,

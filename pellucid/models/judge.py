@@ -1,11 +1,13 @@
 """A trained classifier that judges what generators draw; it takes no part in their training."""
 
+import hashlib
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from pellucid.checkpoint import ORIGIN, read_checkpoint
+from pellucid.checkpoint import ORIGIN, class_path, read_checkpoint
 from pellucid.errors import UserError, brief
 from pellucid.models.base import InterpretableModel
 from pellucid.models.trained import find_class
@@ -25,6 +27,9 @@ class Judge:
     Raises:
         UserError: It has no linear layer that gives as many scores.
     """
+
+    checkpoint: str | None = None
+    """The file that it was read from."""
 
     def __init__(self, classifier: InterpretableModel, num_classes: int) -> None:
         self.classifier = classifier.eval().requires_grad_(False)
@@ -57,7 +62,20 @@ class Judge:
             )
         class_ = find_class(str(content.get(ORIGIN, {}).get("model", "")), path, _KEY)
         model: Any = class_.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-        return cls(model, num_classes)
+        judge = cls(model, num_classes)
+        judge.checkpoint = str(path)
+        return judge
+
+    def report(self) -> dict[str, object]:
+        """What figures of this judge depend on, for ``results.json``."""
+        digest = hashlib.sha256(Path(self.checkpoint).read_bytes()) if self.checkpoint else None
+        return {
+            "checkpoint": self.checkpoint,
+            "sha256": digest and digest.hexdigest(),
+            "model": class_path(self.classifier),
+            "classes": self.num_classes,
+            "features": self.num_features,
+        }
 
     @property
     def num_features(self) -> int:

@@ -42,6 +42,10 @@ class JudgedGenerator(InterpretableModel):
             judge.check(channels, image_size)
             self._judge = judge
 
+    def judge_report(self) -> dict[str, object] | None:
+        """What the figures of generated images depend on, for ``results.json``; None: no judge."""
+        return None if self._judge is None else self._judge.report()
+
     @staticmethod
     def evaluation_source(batch: Batch) -> torch.Generator:
         """Chance, on the CPU, for one batch of an evaluation, the same whenever it comes."""

@@ -1,5 +1,6 @@
 """GAN, InfoGAN and AC-GAN: their losses, what they find in images, and whole runs."""
 
+import hashlib
 import json
 import math
 import signal
@@ -297,9 +298,13 @@ def judge(tmp_path_factory) -> Path:
 def test_a_whole_run_is_judged(name, judge, tmp_path):
     class_path, more = CLASSES[name]
     config = write_config(tmp_path, CONFIG.format(class_path=class_path, more=more))
-    words = ["fit", "--config", config, "--run_root", tmp_path, "--model.judge", judge]
+    words = ["run", "--config", config, "--run_root", tmp_path, "--model.judge", judge]
     assert call(*words) == 0
     run = only_run(tmp_path)
+    told = json.loads((run / "results.json").read_text())["judge"]
+    assert told["checkpoint"] == str(judge)
+    assert told["sha256"] == hashlib.sha256(judge.read_bytes()).hexdigest()
+    assert told["model"] == "tests.helpers.TinyModel"
     checkpoint = run / "checkpoints/best.ckpt"
     saved = torch.load(checkpoint, weights_only=True)
     assert saved["hyper_parameters"]["judge"] == "none"
@@ -340,6 +345,7 @@ def test_without_a_judge_the_reason_is_told(tmp_path, capsys):
     for key in ("classifier_fid", "judged_accuracy"):
         assert "give the checkpoint of one as model.judge" in str(results["skipped"][key])
         assert f"test/{key}" not in results["metrics"]
+    assert results["judge"] is None
     assert (run / "report.html").is_file()
     scores = results["scores"]
     for kind in ("hungarian", "majority"):
