@@ -30,6 +30,8 @@ class Judge:
 
     checkpoint: str | None = None
     """The file that it was read from."""
+    sha256: str | None = None
+    """Of that file."""
 
     def __init__(self, classifier: InterpretableModel, num_classes: int) -> None:
         self.classifier = classifier.eval().requires_grad_(False)
@@ -64,14 +66,15 @@ class Judge:
         model: Any = class_.load_from_checkpoint(path, map_location="cpu", weights_only=True)
         judge = cls(model, num_classes)
         judge.checkpoint = str(path)
+        # Now, for the file may be gone at the end of a run.
+        judge.sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         return judge
 
     def report(self) -> dict[str, object]:
         """What figures of this judge depend on, for ``results.json``."""
-        digest = hashlib.sha256(Path(self.checkpoint).read_bytes()) if self.checkpoint else None
         return {
             "checkpoint": self.checkpoint,
-            "sha256": digest and digest.hexdigest(),
+            "sha256": self.sha256,
             "model": class_path(self.classifier),
             "classes": self.num_classes,
             "features": self.num_features,
