@@ -42,7 +42,7 @@ _SCORE_HELP = {
     "num_test": "Points that a score's classifier is judged on.",
     "num_bins": "Bins of codes and of continuous factors.",
     "batch_size": "Images of a point of the FactorVAE and beta-VAE metrics.",
-    "booster": "Classifier of DCI: exact, as published, or histogram, faster and a little lower.",
+    "booster": "Classifier of DCI: exact, as published, or histogram, faster and nearly the same.",
     "seed": "Seed of the rows and batches that scores draw.",
     "resamplings": "Resampled tables that the spread of each score is taken over; 0: none.",
 }

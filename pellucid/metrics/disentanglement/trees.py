@@ -83,30 +83,30 @@ class SortingGrower:
     def grow(self, residual: Singles) -> tuple[Trees, Integers]:
         """The trees, and (C, n) the leaf of each row, leaves of all trees numbered on."""
         node: Nodes = np.zeros(residual.shape, dtype=np.uint16)
-        found = [
+        splits = [
             self._tree(each, nodes)
             for each, nodes in zip(residual.astype(np.float64), node, strict=True)
         ]
-        column, last_left, gain = (np.array(each).T for each in zip(*found, strict=True))
-        return Trees(column, last_left, gain), _number_leaves(node)
+        column, last_left, gain = np.array(splits).T
+        trees = Trees(column.astype(np.int64), last_left.astype(np.int64), gain)
+        return trees, _number_leaves(node)
 
-    def _tree(self, residual: Floats, node: Nodes) -> tuple[list[int], list[int], list[float]]:
-        """Columns, last bins on the left and gains of its 7 splits; counts rows on in ``node``."""
+    def _tree(self, residual: Floats, node: Nodes) -> list[tuple[int, int, float]]:
+        """Column, last bin on the left and gain of its 7 splits; counts rows on in ``node``."""
         splits = []
         orders = [self.order]
         for level in range(DEPTH):
             below = []
             for order in orders:
-                column, last_left, gain = self._best_split(residual, order)
-                splits.append((column, last_left, gain))
+                splits.append(self._best_split(residual, order))
+                column, last_left, _ = splits[-1]
                 right = self.bins[column] > last_left
                 node[order[0]] = 2 * node[order[0]] + right[order[0]]
                 if level + 1 < DEPTH:
                     side = right[order]
                     below += [order[part].reshape(len(order), -1) for part in (~side, side)]
             orders = below
-        columns, last, gains = zip(*splits, strict=True)
-        return list(columns), list(last), list(gains)
+        return splits
 
     def _best_split(self, residual: Floats, order: Integers) -> tuple[int, int, float]:
         """Column, last bin on the left, and gain of the best split of a node's rows."""
