@@ -23,18 +23,17 @@ class Judge:
     Args:
         classifier: A model with classes, whose last linear layer reads the features.
         num_classes: Number of its classes.
+        path: The checkpoint that it was read from.
 
     Raises:
         UserError: It has no linear layer that gives as many scores.
     """
 
-    checkpoint: str | None = None
-    """The file that it was read from."""
-    sha256: str | None = None
-    """Of that file."""
-
-    def __init__(self, classifier: InterpretableModel, num_classes: int) -> None:
+    def __init__(self, classifier: InterpretableModel, num_classes: int, path: str) -> None:
         self.classifier = classifier.eval().requires_grad_(False)
+        self.checkpoint = str(path)
+        # Now, for the file may be gone at the end of a run.
+        self.sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         self.num_classes = num_classes
         layers = [m for m in classifier.modules() if isinstance(m, nn.Linear)]
         fitting = [layer for layer in layers if layer.out_features == num_classes]
@@ -64,11 +63,7 @@ class Judge:
             )
         class_ = find_class(str(content.get(ORIGIN, {}).get("model", "")), path, _KEY)
         model: Any = class_.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-        judge = cls(model, num_classes)
-        judge.checkpoint = str(path)
-        # Now, for the file may be gone at the end of a run.
-        judge.sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        return judge
+        return cls(model, num_classes, path)
 
     def report(self) -> dict[str, object]:
         """What figures of this judge depend on, for ``results.json``."""
