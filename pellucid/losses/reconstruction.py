@@ -65,8 +65,9 @@ class ReconstructionLoss(nn.Module):
         super().__init__()
         if likelihood not in get_args(Likelihood):
             raise ValueError(f"likelihood must be bernoulli or gaussian, got {likelihood!r}")
-        if not std > 0:
-            raise ValueError(f"decoder_std must be greater than 0, got {std}; 1 is usual")
+        if not 0 < std < math.inf:
+            limit = "finite" if std > 0 else "greater than 0"
+            raise ValueError(f"decoder_std must be {limit}, got {std}; 1 is usual")
         self.likelihood, self.std = likelihood, std
 
     def forward(self, drawn: Tensor, target: Tensor) -> Tensor:

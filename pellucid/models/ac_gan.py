@@ -33,6 +33,7 @@ from pellucid.losses.mutual_information import categorical_information
 from pellucid.metrics.code_error import CodeErrorHungarian, CodeErrorMajority
 from pellucid.models.adversarial import Decay
 from pellucid.models.adversarial_generator import AdversarialGenerator
+from pellucid.models.arguments import check_at_least
 from pellucid.models.base import Stage
 from pellucid.models.explanation import Explanation
 from pellucid.models.judged import NO_JUDGE
@@ -89,8 +90,7 @@ class ACGAN(AdversarialGenerator):
     ) -> None:
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-        if not class_weight >= 0:
-            raise ValueError(f"class_weight must be at least 0, got {class_weight}")
+        check_at_least(0, class_weight=class_weight)
         super().__init__(
             CodeSpace(num_noise, 0, (num_classes,)),
             network,

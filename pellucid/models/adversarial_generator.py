@@ -13,6 +13,7 @@ from pellucid.batch import Batch
 from pellucid.errors import UserError
 from pellucid.losses.adversarial import discriminator_loss, generator_loss
 from pellucid.models.adversarial import AdversarialModel, Decay, Turn
+from pellucid.models.arguments import check_at_least, check_positive
 from pellucid.models.explanation import Traversals
 from pellucid.models.judged import JudgedGenerator
 from pellucid.models.layers.codes import Codes, CodeSpace
@@ -243,10 +244,7 @@ def _check(
 ) -> None:
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (greys) or 3 (colours), got {channels}")
-    for name, value in (("lr", lr), ("discriminator_lr", discriminator_lr)):
-        if not value > 0:
-            raise ValueError(f"{name} must be greater than 0, got {value}")
+    check_positive(lr=lr, discriminator_lr=discriminator_lr)
     if not 0 <= beta1 < 1:
         raise ValueError(f"beta1 must be in [0, 1), got {beta1}; InfoGAN has 0.5")
-    if traversal_steps < 2:
-        raise ValueError(f"traversal_steps must be at least 2, got {traversal_steps}")
+    check_at_least(2, traversal_steps=traversal_steps)

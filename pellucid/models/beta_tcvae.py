@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pellucid.losses.reconstruction import Likelihood
 from pellucid.losses.total_correlation import Estimator, KLDecomposition
+from pellucid.models.arguments import check_at_least
 from pellucid.models.layers.encoders import EncoderName
 from pellucid.models.vae import VAE, Bound
 
@@ -68,9 +69,7 @@ class BetaTCVAE(VAE):
         judge: str = "none",
         updates_per_batch: int = 1,
     ) -> None:
-        for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+        check_at_least(0, alpha=alpha, beta=beta, gamma=gamma)
         if dataset_size is not None and dataset_size < 1:
             raise ValueError(
                 f"dataset_size must be at least 1, got {dataset_size}; null takes it from the data"

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pellucid.distributed import gather_with_gradient
 from pellucid.losses.reconstruction import Likelihood
+from pellucid.models.arguments import check_at_least
 from pellucid.models.layers.encoders import EncoderName
 from pellucid.models.vae import VAE, Bound
 
@@ -97,15 +98,10 @@ class BetaVAE(VAE):
     ) -> None:
         if objective not in get_args(Objective):
             raise ValueError(f"objective must be higgins or capacity, got {objective!r}")
-        for name, value, least in (
-            ("beta", beta, 0),
-            ("warmup_steps", warmup_steps, 0),
-            ("gamma", gamma, 0),
-            ("capacity_max", capacity_max, 0),
-            ("capacity_steps", capacity_steps, 1),
-        ):
-            if not value >= least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        check_at_least(
+            0, beta=beta, warmup_steps=warmup_steps, gamma=gamma, capacity_max=capacity_max
+        )
+        check_at_least(1, capacity_steps=capacity_steps)
         super().__init__(
             image_size,
             channels,

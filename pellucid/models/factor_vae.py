@@ -24,6 +24,7 @@ from pellucid.losses.total_correlation import (
     permute_codes,
 )
 from pellucid.models.adversarial import AdversarialModel, Turn, check_clip
+from pellucid.models.arguments import check_at_least, check_positive
 from pellucid.models.base import Stage
 from pellucid.models.layers.encoders import EncoderName
 from pellucid.models.layers.glorot import glorot_start
@@ -85,10 +86,8 @@ class FactorVAE(VAE, AdversarialModel):
         judge: str = "none",
         updates_per_batch: int = 1,
     ) -> None:
-        if not gamma >= 0:
-            raise ValueError(f"gamma must be at least 0, got {gamma}")
-        if not discriminator_lr > 0:
-            raise ValueError(f"discriminator_lr must be greater than 0, got {discriminator_lr}")
+        check_at_least(0, gamma=gamma)
+        check_positive(discriminator_lr=discriminator_lr)
         check_clip(gradient_clip)
         super().__init__(
             image_size,

@@ -40,6 +40,7 @@ from pellucid.losses.mutual_information import (
 from pellucid.metrics.code_error import CodeErrorHungarian, CodeErrorMajority
 from pellucid.models.adversarial import Decay
 from pellucid.models.adversarial_generator import AdversarialGenerator
+from pellucid.models.arguments import check_at_least
 from pellucid.models.base import Stage
 from pellucid.models.explanation import Explanation
 from pellucid.models.layers.codes import Codes, CodeSpace
@@ -113,15 +114,14 @@ class InfoGAN(AdversarialGenerator):
         judge: str = "none",
         traversal_steps: int = 10,
     ) -> None:
-        for name, value in (
-            ("categorical_weight", categorical_weight),
-            ("continuous_weight", continuous_weight),
-            ("pairs_weight", pairs_weight),
-            ("pairs_balance", pairs_balance),
-            ("pairs_strength", pairs_strength),
-        ):
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+        check_at_least(
+            0,
+            categorical_weight=categorical_weight,
+            continuous_weight=continuous_weight,
+            pairs_weight=pairs_weight,
+            pairs_balance=pairs_balance,
+            pairs_strength=pairs_strength,
+        )
         if q_hidden < 1:
             raise ValueError(f"q_hidden must be at least 1, got {q_hidden}; the paper has 128")
         codes = CodeSpace(num_noise, num_continuous, categorical)

@@ -18,6 +18,7 @@ from pellucid.batch import Batch
 from pellucid.errors import UserError
 from pellucid.losses.kl_divergence import GaussianKL
 from pellucid.losses.reconstruction import Likelihood, ReconstructionLoss
+from pellucid.models.arguments import check_at_least, check_positive
 from pellucid.models.base import Stage
 from pellucid.models.explanation import Explanation, Traversals
 from pellucid.models.judged import JudgedGenerator
@@ -110,15 +111,9 @@ class VAE(RepeatingModel, JudgedGenerator):
         judge: str = "none",
         updates_per_batch: int = 1,
     ) -> None:
-        for name, value, least in (
-            ("num_latents", num_latents, 1),
-            ("traversal_steps", traversal_steps, 2),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        for name, number in (("lr", lr), ("traversal_range", traversal_range)):
-            if not number > 0:
-                raise ValueError(f"{name} must be greater than 0, got {number}")
+        check_at_least(1, num_latents=num_latents)
+        check_at_least(2, traversal_steps=traversal_steps)
+        check_positive(lr=lr, traversal_range=traversal_range)
         super().__init__()
         self.save_hyperparameters()
         self.image_size, self.channels, self.num_codes = image_size, channels, num_latents

@@ -235,6 +235,7 @@ def test_evaluation_draws_the_same_whenever_it_comes():
     [
         ("GAN", {"channels": 2}, r"channels must be 1 \(greys\) or 3 \(colours\), got 2"),
         ("GAN", {"lr": 0}, r"lr must be greater than 0, got 0"),
+        ("GAN", {"lr": math.inf}, r"lr must be finite, got inf"),
         ("GAN", {"beta1": 1.0}, r"beta1 must be in \[0, 1\), got 1.0"),
         ("GAN", {"ema_decay": 2.0}, r"ema_decay must be in \(0, 1\), got 2.0"),
         ("GAN", {"traversal_steps": 1}, r"traversal_steps must be at least 2, got 1"),

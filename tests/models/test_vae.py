@@ -1,6 +1,7 @@
 """VAE, beta-VAE, beta-TCVAE and FactorVAE: objectives, explanations, data, precision."""
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -435,7 +436,9 @@ def test_the_discriminator_sees_the_codes_of_one_half_and_permuted_ones_of_the_o
         ("vae", {"traversal_steps": 1}, "traversal_steps must be at least 2, got 1"),
         ("vae", {"traversal_range": -1.0}, "traversal_range must be greater than 0, got -1"),
         ("vae", {"likelihood": "poisson"}, "likelihood must be bernoulli or gaussian"),
+        ("vae", {"decoder_std": math.inf}, "decoder_std must be finite, got inf"),
         ("beta", {"beta": -1.0}, "beta must be at least 0, got -1"),
+        ("capacity", {"capacity_max": math.inf}, "capacity_max must be finite, got inf"),
         ("beta", {"objective": "free_bits"}, "objective must be higgins or capacity"),
         ("capacity", {"capacity_max": -1.0}, "capacity_max must be at least 0, got -1"),
         ("capacity", {"gamma": -1.0}, "gamma must be at least 0, got -1"),
