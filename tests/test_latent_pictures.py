@@ -2,9 +2,11 @@
 
 import csv
 import json
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -46,6 +48,23 @@ def test_pictures_of_training(run: Path) -> None:
     for name in ("traversals", "reconstructions"):
         found = sorted(path.name for path in (run / "images" / "val").glob(f"{name}_*"))
         assert found == [f"{name}_00003.png", f"{name}_00006.png"]
+
+
+def test_pictures_of_training_reach_the_dashboards(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert call("fit", *words(tmp_path, "--logger=tensorboard")) == 0
+    run = only_run(tmp_path / "runs")
+    events = EventAccumulator(str(run / "tensorboard"), {"images": 0})
+    events.Reload()
+    for name in ("traversals", "reconstructions"):
+        shown = events.Images(f"val/{name}")
+        assert [event.step for event in shown] == [3, 6]
+        for event in shown:
+            own = run / "images" / "val" / f"{name}_{event.step:05d}.png"
+            with Image.open(BytesIO(event.encoded_image_string)) as logged, Image.open(own) as kept:
+                assert np.array_equal(np.asarray(logged.convert("RGB")), np.asarray(kept))
 
 
 @pytest.mark.parametrize(("every", "steps"), [(0, []), (2, [6]), (3, [])])
