@@ -15,6 +15,11 @@ NUM_TEST = 5_000
 """Points that its classifier is judged on, as published."""
 NUM_BINS = 20
 """Bins of equal width between the smallest and the largest value of a code, as published."""
+LARGEST = 1e15
+"""Of greater codes sums of squares overflow in single precision."""
+ROUNDING = 1e-9
+"""A column that varies by less than this share of its largest value is constant: rounding."""
+_LEAST_RANGE = 1e-30
 
 
 def as_codes(codes: Any, least: int = 2, *, may_be_constant: bool = False) -> Floats:
@@ -26,11 +31,11 @@ def as_codes(codes: Any, least: int = 2, *, may_be_constant: bool = False) -> Fl
         may_be_constant: Whether to let codes pass of which no column varies.
 
     Returns:
-        (N, L) float64.
+        (N, L) float64; columns that vary by no more than rounding does have one value.
 
     Raises:
         ValueError: If the shape is wrong, there are fewer rows, a column has values that are not
-            finite, or no column varies.
+            finite or above 1e15, or no column varies.
     """
     if isinstance(codes, Tensor):
         codes = codes.detach().double().cpu().numpy()
@@ -45,7 +50,17 @@ def as_codes(codes: Any, least: int = 2, *, may_be_constant: bool = False) -> Fl
             f"codes[:, {column}] has {int(bad[:, column].sum())} values of {len(rows)} that are not"
             " finite: look at the encoder's output"
         )
-    if not may_be_constant and not is_active(rows).any():
+    largest = np.abs(rows).max(0)
+    if largest.max() > LARGEST:
+        column = int(largest.argmax())
+        raise ValueError(
+            f"codes[:, {column}] has a value of size {largest[column]:g}, and scores can be "
+            f"computed up to {LARGEST:g}: look at the encoder's output"
+        )
+    varies = np.ptp(rows, axis=0) > np.maximum(ROUNDING * largest, _LEAST_RANGE)
+    if not varies.all():
+        rows = np.where(varies, rows, rows[0])
+    if not may_be_constant and not varies.any():
         raise ValueError(
             f"codes are constant, all columns from codes[:, 0] = {rows[0, 0]:g} on: the encoder "
             "ignores its input, and there is nothing to score"

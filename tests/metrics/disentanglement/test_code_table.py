@@ -180,6 +180,32 @@ def test_the_suite_has_each_score_with_its_spread():
     ]
 
 
+def test_what_varies_by_rounding_alone_is_constant():
+    table = make("noisy")
+    codes = table.codes.copy()
+    codes[:, 0] = 1e3 + 1e-12 * codes[:, 0]
+    constant = codes.copy()
+    constant[:, 0] = codes[0, 0]
+    quick = ScoreSettings(num_train=400, num_test=200, resamplings=0)
+    found = score_table(CodeTable(codes, table.factors), quick)
+    expected = score_table(CodeTable(constant, table.factors), quick)
+    assert found.values == pytest.approx(expected.values)
+    # The last bit of float32 is kept.
+    single = 1e3 + np.arange(600, dtype=np.float32)[:, None] % 2 * np.float32(1e-4)
+    assert len(np.unique(CodeTable(single, None).codes)) == 2
+    for scale in (1e-12, 1e-300):
+        with pytest.raises(ValueError, match="codes are constant"):
+            CodeTable((scale > 1e-100) * 1e3 + scale * table.codes, table.factors)
+
+
+def test_codes_that_are_too_large_are_refused():
+    table = make("noisy")
+    codes = table.codes.copy()
+    codes[3, 1] = -1e200
+    with pytest.raises(ValueError, match=r"codes\[:, 1\] has a value of size 1e\+200"):
+        CodeTable(codes, table.factors)
+
+
 def test_udr_of_runs(tmp_path):
     codes = make("noisy").codes
     for number, index in enumerate((np.arange(600), np.arange(600)[::-1], np.arange(100, 600))):
