@@ -15,7 +15,7 @@ from pellucid.cli.classes import constructor, load_class
 from pellucid.cli.values import explain_parse_error
 from pellucid.datamodules.base import ImageDataModule
 from pellucid.errors import UserError
-from pellucid.metrics.disentanglement.suite import ScoreSettings
+from pellucid.metrics.disentanglement.score_settings import SETTINGS_HELP, ScoreSettings
 from pellucid.models.base import InterpretableModel
 from pellucid.models.code_scores import CodeScores
 from pellucid.models.map_metrics import IMAGES, STEPS, MapMetrics
@@ -38,13 +38,7 @@ _SCORE_HELP = {
     "layer": "Layer whose output is scored for disentanglement, maps averaged over places; by "
     "default the model's own codes.",
     "names": "Disentanglement scores to compute; by default all that the data allow.",
-    "num_train": "Points that a score looks at, or that its classifier is trained on.",
-    "num_test": "Points that a score's classifier is judged on.",
-    "num_bins": "Bins of codes and of continuous factors.",
-    "batch_size": "Images of a point of the FactorVAE and beta-VAE metrics.",
-    "booster": "Classifier of DCI: exact, as published, or histogram, faster and nearly the same.",
-    "seed": "Seed of the rows and batches that scores draw.",
-    "resamplings": "Resampled tables that the spread of each score is taken over; 0: none.",
+    **SETTINGS_HELP,
 }
 _MAPS: dict[str, tuple[Any, str]] = {
     "names": (None, "Metrics of heat maps to measure; by default all that the data allow."),

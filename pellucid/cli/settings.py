@@ -36,6 +36,11 @@ OPTIONS = {
     "scores.num_bins": int,
     "scores.batch_size": int,
     "scores.booster": Literal["histogram", "exact"],
+    "scores.factor_vae_rows": int,
+    "scores.factor_vae_least_std": float,
+    "scores.sap_penalty": float,
+    "scores.irs_quantile": float,
+    "scores.active_variance": float,
     "scores.seed": int,
     "scores.resamplings": int,
 }

@@ -10,6 +10,13 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from pellucid.metrics.resampling import (
+    RESAMPLINGS,
+    Resampled,
+    check_resamplings,
+    resampling_weights,
+)
+
 
 def frechet_distance(
     mean: Tensor, covariance: Tensor, mean2: Tensor, covariance2: Tensor
@@ -36,39 +43,43 @@ def frechet_distance(
     return squared
 
 
-class ClassifierFID(Metric):
+class ClassifierFID(Metric, Resampled):
     """Fréchet distance of generated and real images in a classifier's features; lower is better.
 
-    See :func:`frechet_distance`; covariances divide by N - 1. It holds ``16 (D^2 + D)`` bytes for D
-    features (0.5 MB for 180), however many images there are, in double precision: sums of squares
-    of float32 lose what the distance is about. Few images make it greater than it is; below
-    2 D images of a kind it means little.
+    See :func:`frechet_distance`; covariances divide by N - 1. It holds ``16 (1 + R) (D^2 + D)``
+    bytes for D features and R resampled sets of images (3.1 MB for 180 and 5), however many images
+    there are, in double precision: sums of squares of float32 lose what the distance is about. Few
+    images make it greater than it is; below 2 D images of a kind it means little.
 
     Args:
         num_features: Width of the features, ``D``, at least 1.
+        resamplings: Resampled sets of images for :meth:`spread`, see
+            :func:`~pellucid.metrics.resampling.resampling_weights`; 0: none. Their images repeat,
+            so that their distances are greater than the sample's own; the spread is of that.
+        seed: Of their draw.
 
     Raises:
-        ValueError: ``num_features`` is below 1.
+        ValueError: ``num_features`` is below 1, or ``resamplings`` is 1 or below 0.
     """
 
     is_differentiable = False
     higher_is_better = False
     full_state_update = False
-    real_count: Tensor
-    generated_count: Tensor
 
-    def __init__(self, num_features: int) -> None:
+    def __init__(self, num_features: int, *, resamplings: int = RESAMPLINGS, seed: int = 0) -> None:
         super().__init__()
         if num_features < 1:
             raise ValueError(f"num_features must be at least 1, got {num_features}")
-        self.num_features = num_features
+        check_resamplings(resamplings)
+        self.num_features, self.resamplings, self.seed = num_features, resamplings, seed
+        # First those of the sample itself, then those of each resampled set.
         for kind in ("real", "generated"):
             for name, shape in (
                 ("count", ()),
                 ("sum", (num_features,)),
                 ("squares", (num_features, num_features)),
             ):
-                state = torch.zeros(shape, dtype=torch.float64)
+                state = torch.zeros(1 + resamplings, *shape, dtype=torch.float64)
                 self.add_state(f"{kind}_{name}", state, dist_reduce_fx="sum")
 
     def update(self, real: Tensor, generated: Tensor) -> None:
@@ -88,23 +99,38 @@ class ClassifierFID(Metric):
                     f"{tuple(features.shape)}"
                 )
             exact = features.double()
-            for name, more in (
-                ("count", torch.as_tensor(len(exact))),
-                ("sum", exact.sum(0)),
-                ("squares", exact.T @ exact),
-            ):
-                getattr(self, f"{kind}_{name}").add_(more)
+            weights = resampling_weights(features, self.resamplings, self.seed)
+            getattr(self, f"{kind}_count").add_(weights.sum(1))
+            getattr(self, f"{kind}_sum").add_(weights @ exact)
+            for squares, weight in zip(getattr(self, f"{kind}_squares"), weights, strict=True):
+                squares.add_((exact.T * weight) @ exact)
 
     def compute(self) -> Tensor:
         """The distance; NaN with fewer than two images of a kind."""
-        if self.real_count < 2 or self.generated_count < 2:
-            return torch.full((), torch.nan, dtype=torch.float64, device=self.device)
-        real, generated = self._moments("real"), self._moments("generated")
-        return frechet_distance(*real, *generated)
+        return self._distance(0)
 
-    def _moments(self, kind: str) -> tuple[Tensor, Tensor]:
+    def spread(self) -> float:
+        """See :meth:`Resampled.spread`."""
+        with self.sync_context():
+            drawn = [self._distance(1 + number) for number in range(self.resamplings)]
+        return float(torch.stack(drawn).std()) if drawn else float("nan")
+
+    def sample_sizes(self) -> dict[str, int]:
+        """See :meth:`Resampled.sample_sizes`."""
+        with self.sync_context():
+            counts = {k: getattr(self, f"{k}_count") for k in ("real", "generated")}
+            return {f"{kind}_images": int(count[0]) for kind, count in counts.items()}
+
+    def _distance(self, sample: int) -> Tensor:
+        counts = [getattr(self, f"{kind}_count")[sample] for kind in ("real", "generated")]
+        if min(counts) < 2:
+            return torch.full((), torch.nan, dtype=torch.float64, device=self.device)
+        return frechet_distance(*self._moments("real", sample), *self._moments("generated", sample))
+
+    def _moments(self, kind: str, sample: int) -> tuple[Tensor, Tensor]:
         """Mean and covariance."""
-        count, total = getattr(self, f"{kind}_count"), getattr(self, f"{kind}_sum")
+        count, total, squares = (
+            getattr(self, f"{kind}_{name}")[sample] for name in ("count", "sum", "squares")
+        )
         mean = total / count
-        scatter = getattr(self, f"{kind}_squares") - count * mean.outer(mean)
-        return mean, scatter / (count - 1)
+        return mean, (squares - count * mean.outer(mean)) / (count - 1)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from pellucid.metrics.resampling import RESAMPLINGS, Resampled, check_resamplings
+
 
 def code_error_hungarian(counts: Tensor) -> Tensor:
     """Share of images whose code is not that of their label, each code standing for one label.
@@ -47,15 +49,17 @@ def code_error_majority(counts: Tensor) -> Tensor:
     return 1 - counts.amax(1).sum() / counts.sum()
 
 
-class CodeError(Metric):
+class CodeError(Metric, Resampled):
     """Counts images by code and label; holds ``8 K C`` bytes, however many images there are.
 
     Args:
         num_codes: Number of categories of the code, ``K``.
         num_classes: Number of labels, ``C``.
+        resamplings: Resampled sets of images for :meth:`spread`; 0: none.
+        seed: Of their draw.
 
     Raises:
-        ValueError: An argument is below 2.
+        ValueError: A number of categories is below 2, or ``resamplings`` is 1 or below 0.
     """
 
     is_differentiable = False
@@ -63,8 +67,12 @@ class CodeError(Metric):
     full_state_update = False
     counts: Tensor
 
-    def __init__(self, num_codes: int, num_classes: int) -> None:
+    def __init__(
+        self, num_codes: int, num_classes: int, *, resamplings: int = RESAMPLINGS, seed: int = 0
+    ) -> None:
         super().__init__()
+        check_resamplings(resamplings)
+        self.resamplings, self.seed = resamplings, seed
         for name, value in (("num_codes", num_codes), ("num_classes", num_classes)):
             if value < 2:
                 raise ValueError(f"{name} must be at least 2, got {value}")
@@ -104,30 +112,23 @@ class CodeError(Metric):
         """The error."""
         return self.error(self.counts)
 
-    def spread(self, resamplings: int, seed: int = 0) -> float:
-        """How much the error varies with the images.
-
-        Args:
-            resamplings: How often as many images are drawn anew with replacement, at least 2.
-            seed: Of the draws.
-
-        Returns:
-            Standard deviation of their errors; NaN without images. Runs on every process.
-
-        Raises:
-            ValueError: ``resamplings`` is below 2.
-        """
-        if resamplings < 2:
-            raise ValueError(f"resamplings must be at least 2, got {resamplings}")
+    def spread(self) -> float:
+        """See :meth:`Resampled.spread`."""
         with self.sync_context():
             counts = self.counts.cpu().numpy()
-        if not (total := int(counts.sum())):
+        total = int(counts.sum())
+        if not total or not self.resamplings:
             return float("nan")
         # An error knows of an image its code and its label alone: as many draws of such a pair.
-        shares = counts.ravel() / total
-        drawn = np.random.default_rng(seed).multinomial(total, shares, size=resamplings)
+        shares, source = counts.ravel() / total, np.random.default_rng(self.seed)
+        drawn = source.multinomial(total, shares, size=self.resamplings)
         errors = [self.error(torch.from_numpy(each.reshape(counts.shape))) for each in drawn]
         return float(torch.stack(errors).std())
+
+    def sample_sizes(self) -> dict[str, int]:
+        """See :meth:`Resampled.sample_sizes`."""
+        with self.sync_context():
+            return {"images": int(self.counts.sum())}
 
 
 class CodeErrorHungarian(CodeError):  # noqa: N818 - a share, no exception
@@ -139,9 +140,11 @@ class CodeErrorHungarian(CodeError):  # noqa: N818 - a share, no exception
     Args:
         num_codes: Number of categories of the code, ``K``.
         num_classes: Number of labels, ``C``.
+        resamplings: See :class:`CodeError`.
+        seed: Likewise.
 
     Raises:
-        ValueError: An argument is below 2.
+        ValueError: See :class:`CodeError`.
     """
 
     @staticmethod
@@ -159,9 +162,11 @@ class CodeErrorMajority(CodeError):  # noqa: N818 - a share, no exception
     Args:
         num_codes: Number of categories of the code, ``K``.
         num_classes: Number of labels, ``C``.
+        resamplings: See :class:`CodeError`.
+        seed: Likewise.
 
     Raises:
-        ValueError: An argument is below 2.
+        ValueError: See :class:`CodeError`.
     """
 
     @staticmethod

@@ -24,19 +24,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from pellucid.batch import Batch
 from pellucid.errors import UserError
 from pellucid.losses.adversarial import discriminator_loss, generator_loss
 from pellucid.losses.mutual_information import categorical_information
 from pellucid.metrics.code_error import CodeErrorHungarian, CodeErrorMajority
+from pellucid.metrics.resampled_accuracy import ResampledAccuracy
 from pellucid.models.adversarial import Decay
 from pellucid.models.adversarial_generator import AdversarialGenerator
 from pellucid.models.arguments import check_at_least
 from pellucid.models.base import Stage
 from pellucid.models.explanation import Explanation
-from pellucid.models.judged import NO_JUDGE
+from pellucid.models.judged import NO_JUDGE, pixel_error
 from pellucid.models.layers.codes import Codes, CodeSpace
 from pellucid.models.layers.gan_networks import make_head
 
@@ -148,7 +148,15 @@ class ACGAN(AdversarialGenerator):
         outputs |= {"scores": scores, "codes": scores.softmax(1), "drawn_label": label}
         outputs["classification_loss"] = F.cross_entropy(scores, batch["label"])
         outputs["categorical_information"] = known
+        outputs["reconstruction_error"] = pixel_error(self.draw(self._read(scores.argmax(1))), real)
         return outputs | self.judged(real, generated, stage)
+
+    def _read(self, classes: Tensor) -> Codes:
+        """The codes of images whose classes (B,) are known, with noise that is the same for all."""
+        fixed = self.fixed_codes(len(classes), classes.device)
+        return Codes(
+            noise=fixed.noise, continuous=fixed.continuous, categories=classes.unsqueeze(1)
+        )
 
     def make_metrics(self, data: Any, stage: Stage) -> Mapping[str, Metric]:
         """The judge's, and what the auxiliary classifier makes of real images.
@@ -157,15 +165,16 @@ class ACGAN(AdversarialGenerator):
         an InfoGAN, whose codes have no names.
         """
         metrics = dict(super().make_metrics(data, stage))
+        resampling = self.code_scores.resampling(stage)
         if stage != "train":
-            metrics["accuracy"] = MulticlassAccuracy(self.num_classes, average="micro")
+            metrics["accuracy"] = ResampledAccuracy(self.num_classes, **resampling)
             sizes = self.num_classes, self.num_classes
-            metrics["code_error_hungarian"] = CodeErrorHungarian(*sizes)
-            metrics["code_error_majority"] = CodeErrorMajority(*sizes)
+            metrics["code_error_hungarian"] = CodeErrorHungarian(*sizes, **resampling)
+            metrics["code_error_majority"] = CodeErrorMajority(*sizes, **resampling)
         if self._judge is None:
             self.skipped_metrics["judged_accuracy"] = NO_JUDGE
         elif self.judges(stage):
-            metrics["judged_accuracy"] = MulticlassAccuracy(self.num_classes, average="micro")
+            metrics["judged_accuracy"] = ResampledAccuracy(self.num_classes, **resampling)
         return metrics
 
     def update_metrics(
@@ -202,10 +211,7 @@ class ACGAN(AdversarialGenerator):
         """
         scores = self.classifier(self.trunk(self.pixels(batch))).float()
         target = scores.argmax(1) if target is None else target.long()
-        fixed = self.fixed_codes(len(scores), scores.device)
-        codes = Codes(
-            noise=fixed.noise, continuous=fixed.continuous, categories=target.unsqueeze(1)
-        )
+        codes = self._read(target)
         information = (math.log(self.num_classes) - self.missed).clamp(min=0).unsqueeze(0)
         rows = self.rows(1.0, ("class",))
         return Explanation(

@@ -1,5 +1,6 @@
 """Which codes the tests score, and by which disentanglement scores: a model's own, or a layer's."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,15 +10,15 @@ import torch
 from torch import Tensor
 
 from pellucid.batch import Batch
-from pellucid.metrics.code_error import CodeError
+from pellucid.metrics.disentanglement.score_settings import ScoreSettings
 from pellucid.metrics.disentanglement.scores import DisentanglementScores
 from pellucid.metrics.disentanglement.suite import (
     SCORES,
-    ScoreSettings,
     check_names,
     chosen_scores,
 )
 from pellucid.metrics.disentanglement.udr import CODES_FILE
+from pellucid.metrics.resampling import Resampled
 from pellucid.models.unit_metrics import see_layer, watch
 
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ class CodeScores:
         self._metric: DisentanglementScores | None = None
         self._tested: DisentanglementScores | None = None
         self._figures: dict[str, float] = {}
-        self._errors: dict[str, float] = {}
-        self._errors_spread: dict[str, float] = {}
+        self._own: dict[str, float] = {}
+        self._own_spread: dict[str, float] = {}
+        self._own_samples: dict[str, dict[str, int]] = {}
 
     def find_layer(self, model: "InterpretableModel", data: Any) -> None:
         """Look the layer up, and how many codes it gives.
@@ -96,6 +98,15 @@ class CodeScores:
         why = f"needs factors, which {type(data).__name__} does not provide"
         wanted = [e for n, e in SCORES.items() if self.names is None or n in self.names]
         return {key: why for entry in wanted if entry.needs_factors for key in entry.keys}
+
+    def resampling(self, stage: "Stage") -> dict[str, int]:
+        """How a model's own scores of a stage are resampled for their spread: in tests alone.
+
+        Args:
+            stage: The stage.
+        """
+        times = self.settings.resamplings if stage == "test" else 0
+        return {"resamplings": times, "seed": self.settings.seed}
 
     def begin(self, model: "InterpretableModel", stage: "Stage") -> None:
         """Make room for the codes of a pass over a split.
@@ -168,7 +179,7 @@ class CodeScores:
             stage: The stage.
         """
         if stage == "test":
-            self._resample_errors(model)
+            self._read_own(model)
         metric, self._metric = self._metric, None
         if metric is None:
             return
@@ -183,28 +194,39 @@ class CodeScores:
             self._figures = {key: float(value) for key, value in found.items()}
             model.skipped_metrics |= metric.skipped
 
-    def _resample_errors(self, model: "InterpretableModel") -> None:
-        """The errors of categorical codes, and how much they vary, before Lightning resets them."""
-        own = {n: m for n, m in model.metrics_of("test").items() if isinstance(m, CodeError)}
-        self._errors = {name: float(metric.compute()) for name, metric in own.items()}
-        times, seed = self.settings.resamplings, self.settings.seed
-        spread = {name: metric.spread(times, seed) for name, metric in own.items() if times}
-        self._errors_spread = spread
+    def _read_own(self, model: "InterpretableModel") -> None:
+        """The model's own scores, and how much they vary, before Lightning resets them."""
+        own = {n: m for n, m in model.metrics_of("test").items() if isinstance(m, Resampled)}
+        self._own = {name: float(model.metrics_of("test")[name].compute()) for name in own}
+        spread = {name: metric.spread() for name, metric in own.items()}
+        self._own_spread = {n: value for n, value in spread.items() if not math.isnan(value)}
+        self._own_samples = {name: metric.sample_sizes() for name, metric in own.items()}
 
     def report(self) -> dict[str, Any] | None:
-        """Settings of the last test's scores and their spread; None: there was none."""
+        """Settings of the last test's scores, their spread, and of how many images each is.
+
+        None: there was no score.
+        """
         metric = self._tested
-        if metric is None:
+        if metric is None and not self._own:
             return None
-        kl = metric.rows.get("kl_per_latent")
-        return {
+        found: dict[str, Any] = {
             "settings": self.settings.as_dict(),
+            "values": self._figures | self._own,
+            "std": self._own_spread,
+            "samples": self._own_samples,
+        }
+        if metric is None:
+            return found
+        kl = metric.rows.get("kl_per_latent")
+        return found | {
             "layer": self.layer,
             "images": len(metric.rows.get("index", ())),
             "codes": metric.num_codes,
-            "values": self._figures | self._errors,
-            "std": metric.spread | self._errors_spread,
+            "std": metric.spread | self._own_spread,
+            "samples": metric.samples | self._own_samples,
             "kl_per_latent": None if kl is None else [float(value) for value in kl],
+            "kl_per_latent_std": metric.kl_spread,
         }
 
     def save(self, directory: Path) -> Path | None:

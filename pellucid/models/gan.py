@@ -53,6 +53,7 @@ class GAN(AdversarialGenerator):
     """
 
     requires = frozenset({"image"})
+    reconstructs = False
 
     def __init__(
         self,

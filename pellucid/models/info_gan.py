@@ -43,6 +43,7 @@ from pellucid.models.adversarial_generator import AdversarialGenerator
 from pellucid.models.arguments import check_at_least
 from pellucid.models.base import Stage
 from pellucid.models.explanation import Explanation
+from pellucid.models.judged import pixel_error
 from pellucid.models.layers.codes import Codes, CodeSpace
 from pellucid.models.layers.gan_networks import make_head
 from pellucid.models.layers.random_affine import random_affine
@@ -266,7 +267,7 @@ class InfoGAN(AdversarialGenerator):
         outputs["discriminator_loss"] = outputs["discriminator_loss"] - known
         codes, outputs["codes"], logits = self.infer(real)
         outputs |= {f"logits_{i}": q for i, q in enumerate(logits)}
-        outputs["reconstruction_error"] = F.mse_loss(self.draw(codes), real)
+        outputs["reconstruction_error"] = pixel_error(self.draw(codes), real)
         return outputs | information | self.judged(real, generated, stage)
 
     def make_metrics(self, data: Any, stage: Stage) -> Mapping[str, Metric]:
@@ -286,10 +287,11 @@ class InfoGAN(AdversarialGenerator):
             return metrics
         if stage == "train":
             return metrics
+        resampling = self.code_scores.resampling(stage)
         for i, size in enumerate(self.codes.categorical):
             end = "" if i == 0 else f"_{i + 1}"
-            metrics[keys[0] + end] = CodeErrorHungarian(size, data.num_classes)
-            metrics[keys[1] + end] = CodeErrorMajority(size, data.num_classes)
+            for key, error in ((keys[0], CodeErrorHungarian), (keys[1], CodeErrorMajority)):
+                metrics[key + end] = error(size, data.num_classes, **resampling)
         return metrics
 
     def update_metrics(

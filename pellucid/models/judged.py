@@ -1,8 +1,8 @@
-"""What generators share whose pictures a classifier of the data judges in tests."""
+"""What generators share: how well they redraw an image, and how a classifier judges their own."""
 
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torchmetrics import Metric
 
 from pellucid.batch import Batch
 from pellucid.metrics.classifier_fid import ClassifierFID
+from pellucid.metrics.reconstruction_error import ReconstructionError
 from pellucid.models.base import InterpretableModel, Stage
 from pellucid.models.judge import Judge
 
@@ -20,9 +21,12 @@ class JudgedGenerator(InterpretableModel):
     """Base of models that draw images from chance, with ``classifier_fid`` where there is a judge.
 
     A subclass sets :attr:`judge_path`, calls :meth:`read_judge` in ``setup`` before the metrics are
-    built, and adds :meth:`judged` to what it returns of a batch outside of training.
+    built, and adds :meth:`judged` to what it returns of a batch outside of training; and
+    ``reconstruction_error`` (B,), where it reads codes of images.
     """
 
+    reconstructs: ClassVar[bool] = True
+    """Whether it draws an image anew from a code that it reads of it."""
     judge_path: str = "none"
     """Checkpoint of a classifier of the data, or ``none``."""
     _judge: Judge | None = None
@@ -85,7 +89,16 @@ class JudgedGenerator(InterpretableModel):
         if self._judge is None:
             self.skipped_metrics["classifier_fid"] = NO_JUDGE
         elif self.judges(stage):
-            metrics["classifier_fid"] = ClassifierFID(self._judge.num_features)
+            metrics["classifier_fid"] = ClassifierFID(
+                self._judge.num_features, **self.code_scores.resampling(stage)
+            )
+        if not self.reconstructs:
+            self.skipped_metrics["reconstruction_error"] = (
+                f"needs a code of each image, and {type(self).__name__} reads none"
+            )
+        elif stage != "train":
+            resampling = self.code_scores.resampling(stage)
+            metrics["reconstruction_error"] = ReconstructionError(**resampling)
         return metrics
 
     def update_metrics(
@@ -96,8 +109,15 @@ class JudgedGenerator(InterpretableModel):
         if "classifier_fid" in metrics:
             fid = metrics["classifier_fid"]
             fid.update(outputs["real_features"], outputs["generated_features"])
+        if "reconstruction_error" in metrics:
+            metrics["reconstruction_error"].update(outputs["reconstruction_error"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the judge out: the model does without."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["hyper_parameters"]["judge"] = "none"
+
+
+def pixel_error(drawn: Tensor, image: Tensor) -> Tensor:
+    """(B,) mean squared error of the pixels of each of two sets of images (B, C, H, W)."""
+    return (drawn.float() - image.float()).square().mean((1, 2, 3))

@@ -21,7 +21,7 @@ from pellucid.losses.reconstruction import Likelihood, ReconstructionLoss
 from pellucid.models.arguments import check_at_least, check_positive
 from pellucid.models.base import Stage
 from pellucid.models.explanation import Explanation, Traversals
-from pellucid.models.judged import JudgedGenerator
+from pellucid.models.judged import JudgedGenerator, pixel_error
 from pellucid.models.layers.decoders import make_decoder
 from pellucid.models.layers.encoders import EncoderName, make_encoder
 from pellucid.models.layers.image_range import ImageRange, follow_the_data
@@ -164,8 +164,8 @@ class VAE(RepeatingModel, JudgedGenerator):
         """See :meth:`InterpretableModel.step`.
 
         Returns:
-            Outside of training also ``reconstruction_error``, the mean squared error of a pixel of
-            what is drawn of the posterior means.
+            Outside of training also ``reconstruction_error`` (B,), the mean squared error of a
+            pixel of what is drawn of the posterior means.
         """
         if stage == "train":
             if self.repeats:
@@ -176,7 +176,7 @@ class VAE(RepeatingModel, JudgedGenerator):
         outputs = {**self.criterion(bound), **self.figures(bound, stage)}
         if stage != "train":
             drawn = self.decode(bound.posterior.mean)
-            outputs["reconstruction_error"] = (drawn - image).square().mean()
+            outputs["reconstruction_error"] = pixel_error(drawn, image)
         if self.judges(stage):
             outputs |= self.judged(image, self.draw(batch), stage)
         return outputs

@@ -30,8 +30,11 @@ def _sentence(group: Sequence[Run]) -> str:
     except (ValueError, KeyError, OSError, BadZipFile, ImportError) as error:
         group[0].problems.append(f"UDR of {group[0].experiment} cannot be computed: {error}.")
         return ""
-    texts = [f"{run.label} {found[str(run.path)]:.3f}" for run in group]
+    texts = [
+        f"{run.label} {found[str(run.path)].udr:.3f} ± {found[str(run.path)].std:.3f}"
+        for run in group
+    ]
     return (
         f"UDR of {len(group)} runs, how far each has found the same latents as the others "
-        f"(from 0 to 1, higher is better): {'; '.join(texts)}."
+        f"(from 0 to 1, higher is better; ± over resampled images): {'; '.join(texts)}."
     )

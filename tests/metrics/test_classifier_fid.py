@@ -67,7 +67,36 @@ def test_states_do_not_grow():
     assert len(pickle.dumps(metric)) == size
 
 
+def test_the_spread_is_that_of_images_drawn_anew():
+    real, generated = features(), features(200, seed=1)
+    metric = ClassifierFID(4, resamplings=400)
+    for r, g in zip(real.split(60), generated.split(40), strict=True):
+        metric.update(r, g)
+    assert float(metric.compute()) == pytest.approx(reference(real, generated), rel=1e-8)
+    source = np.random.default_rng(0)
+    drawn = [
+        reference(real[source.integers(300, size=300)], generated[source.integers(200, size=200)])
+        for _ in range(400)
+    ]
+    assert metric.spread() == pytest.approx(np.std(drawn, ddof=1), rel=0.15)
+    assert metric.sample_sizes() == {"real_images": 300, "generated_images": 200}
+
+
+def test_the_spread_has_its_seed_and_can_be_left_out():
+    found = []
+    for options in ({}, {}, {"seed": 1}, {"resamplings": 0}):
+        metric = ClassifierFID(4, **options)
+        assert math.isnan(metric.spread())
+        metric.update(features(), features(200, seed=1))
+        found.append(metric.spread())
+    assert found[0] == found[1] > 0
+    assert found[0] != found[2] > 0
+    assert math.isnan(found[3])
+
+
 def test_wrong_input():
+    with pytest.raises(ValueError, match="resamplings must be 0 or at least 2, got 1"):
+        ClassifierFID(2, resamplings=1)
     with pytest.raises(ValueError, match=r"num_features must be at least 1, got 0"):
         ClassifierFID(0)
     with pytest.raises(
@@ -80,10 +109,17 @@ def half():
     metric = ClassifierFID(4)
     rows = slice(torch.distributed.get_rank(), None, 2)
     metric.update(features()[rows], features(seed=1)[rows])
-    return float(metric.compute())
+    return float(metric.compute()), metric.spread(), metric.sample_sizes()
 
 
 @pytest.mark.ddp
 def test_two_processes_are_one(run_on_two):
     whole = reference(features(), features(seed=1))
-    assert all(math.isclose(value, whole, rel_tol=1e-8) for value in run_on_two(half))
+    # Each draws by what it sees, and both know the sum.
+    one = ClassifierFID(4)
+    for rows in (slice(0, None, 2), slice(1, None, 2)):
+        one.update(features()[rows], features(seed=1)[rows])
+    for value, spread, sizes in run_on_two(half):
+        assert math.isclose(value, whole, rel_tol=1e-8)
+        assert math.isclose(spread, one.spread(), rel_tol=1e-8)
+        assert sizes == {"real_images": 300, "generated_images": 300}

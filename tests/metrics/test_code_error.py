@@ -81,18 +81,24 @@ def test_the_spread_is_that_of_images_drawn_anew():
     label = torch.arange(400) % 2
     code = torch.where(torch.arange(400) % 10 < 1, 1 - label, label)
     wrong = float((code != label).float().mean())
-    for metric in (CodeErrorHungarian(2, 2), CodeErrorMajority(2, 2)):
-        metric.update(torch.nn.functional.one_hot(code, 2).float(), label)
+    for kind in (CodeErrorHungarian, CodeErrorMajority):
+        spread = []
+        for options in ({"resamplings": 3000}, {}, {}, {"seed": 1}, {"resamplings": 0}):
+            metric = kind(2, 2, **options)
+            metric.update(torch.nn.functional.one_hot(code, 2).float(), label)
+            spread.append(metric.spread())
         expected = (wrong * (1 - wrong) / 400) ** 0.5
-        assert metric.spread(3000, seed=1) == pytest.approx(expected, rel=0.06)
-        assert metric.spread(5) == metric.spread(5) != metric.spread(5, seed=1)
+        assert spread[0] == pytest.approx(expected, rel=0.06)
+        assert spread[1] == spread[2] != spread[3]
+        assert math.isnan(spread[4])
         assert float(metric.compute()) == pytest.approx(wrong)
+        assert metric.sample_sizes() == {"images": 400}
     perfect = CodeErrorHungarian(2, 2)
-    assert math.isnan(perfect.spread(5))
+    assert math.isnan(perfect.spread())
     perfect.update(torch.nn.functional.one_hot(label, 2).float(), label)
-    assert perfect.spread(5) == 0
-    with pytest.raises(ValueError, match="resamplings must be at least 2, got 1"):
-        perfect.spread(1)
+    assert perfect.spread() == 0
+    with pytest.raises(ValueError, match="resamplings must be 0 or at least 2, got 1"):
+        CodeErrorHungarian(2, 2, resamplings=1)
 
 
 def test_wrong_options():
@@ -104,7 +110,7 @@ def half(logits, label):
     metric = CodeErrorHungarian(3, 3)
     rows = slice(torch.distributed.get_rank(), None, 2)
     metric.update(logits[rows], label[rows])
-    return float(metric.compute()), metric.spread(5)
+    return float(metric.compute()), metric.spread()
 
 
 @pytest.mark.ddp
@@ -113,5 +119,5 @@ def test_two_processes_count_together(run_on_two):
     logits, label = torch.randn(41, 3, generator=source), torch.arange(41) % 3
     metric = CodeErrorHungarian(3, 3)
     metric.update(logits, label)
-    expected = float(metric.compute()), metric.spread(5)
+    expected = float(metric.compute()), metric.spread()
     assert run_on_two(half, logits, label) == [pytest.approx(expected)] * 2

@@ -127,13 +127,20 @@ def test_a_run_of_a_model_with_codes(tmp_path, capsys):
         "num_bins": 20,
         "batch_size": 16,
         "booster": "exact",
+        "factor_vae_rows": 10_000,
+        "factor_vae_least_std": 0.05,
+        "sap_penalty": 0.01,
+        "irs_quantile": 0.99,
+        "active_variance": 0.01,
         "seed": 0,
         "resamplings": 2,
     }
     assert scores["images"] == 120
     assert scores["std"].keys() == scores["values"].keys() == set(FACTORS + ALONE)
     assert scores["values"]["mig"] == metrics["test/mig"]
-    assert len(scores["kl_per_latent"]) == 4
+    assert len(scores["kl_per_latent"]) == len(scores["kl_per_latent_std"]) == 4
+    assert scores["samples"].keys() == scores["values"].keys()
+    assert scores["samples"]["sap"] == {"train_rows": 80, "test_rows": 40}
     head = (directory / "metrics.csv").read_text().partition("\n")[0]
     assert {"test/dci_completeness", "val/active_units"} <= set(head.split(","))
     assert "mig" in capsys.readouterr().out

@@ -28,6 +28,9 @@ MODELS = {
 }
 
 
+CODE_ERRORS = ("code_error_hungarian", "code_error_majority")
+
+
 def batch_of(count=6, channels=1, size=32):
     source = torch.Generator().manual_seed(0)
     image = torch.rand(count, channels, size, size, generator=source)
@@ -302,7 +305,8 @@ def test_a_whole_run_is_judged(name, judge, tmp_path):
     words = ["run", "--config", config, "--run_root", tmp_path, "--model.judge", judge]
     assert call(*words) == 0
     run = only_run(tmp_path)
-    told = json.loads((run / "results.json").read_text())["judge"]
+    results = json.loads((run / "results.json").read_text())
+    told = results["judge"]
     assert told["checkpoint"] == str(judge)
     assert told["sha256"] == hashlib.sha256(judge.read_bytes()).hexdigest()
     assert told["model"] == "tests.helpers.TinyModel"
@@ -316,6 +320,27 @@ def test_a_whole_run_is_judged(name, judge, tmp_path):
     assert model.eval().explain(batch_of(2, 3)).traversals.images.isfinite().all()
     figures = figures_of_test(run, checkpoint, tmp_path / "judged")
     assert figures["test/classifier_fid"] > 0
+    own = {
+        "GAN": {"classifier_fid"},
+        "InfoGAN": {"classifier_fid", "reconstruction_error", *CODE_ERRORS}
+        | {f"{key}_2" for key in CODE_ERRORS},
+        "ACGAN": {"classifier_fid", "reconstruction_error", "judged_accuracy", "accuracy"}
+        | set(CODE_ERRORS),
+    }[name]
+    scores, count = results["scores"], TinyData().length
+    for table in ("values", "std", "samples"):
+        assert own <= scores[table].keys()
+    assert own == scores["values"].keys() or "codes" in scores
+    assert scores["samples"]["classifier_fid"] == dict.fromkeys(
+        ("real_images", "generated_images"), count
+    )
+    for key in own:
+        assert scores["values"][key] == pytest.approx(results["metrics"][f"test/{key}"])
+        assert scores["std"][key] >= 0
+        assert key == "classifier_fid" or scores["samples"][key] == {"images": count}
+    assert scores["std"]["classifier_fid"] > 0
+    if name == "GAN":
+        assert results["skipped"]["reconstruction_error"].endswith("and GAN reads none")
     if name == "ACGAN":
         assert 0 <= figures["test/judged_accuracy"] <= 1
         assert 0 <= figures["test/accuracy"] <= 1
@@ -353,6 +378,14 @@ def test_without_a_judge_the_reason_is_told(tmp_path, capsys):
         key = f"code_error_{kind}"
         assert scores["values"][key] == pytest.approx(results["metrics"][f"test/{key}"])
         assert 0 <= scores["std"][key] < 0.5
+
+
+def test_an_ac_gan_redraws_an_image_by_its_class():
+    model, batch = make("ACGAN").eval(), batch_of(4)
+    outputs = model.evaluate(batch, "val")
+    shown = model.explain(batch)
+    expected = (shown.reconstruction - model.pixels(batch)).square().mean((1, 2, 3))
+    torch.testing.assert_close(outputs["reconstruction_error"], expected)
 
 
 @pytest.mark.parametrize("problem", ["missing", "a generator", "a stranger"])

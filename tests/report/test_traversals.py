@@ -495,9 +495,10 @@ def test_agreement_of_runs_of_one_experiment(generator: NewRun, tmp_path: Path) 
     for run, values in ((first, codes), (second, codes[:, ::-1]), (other, codes)):
         write_codes(run, values)
     page = Page(build_report([first, second, other], tmp_path / "page.html"))
-    found = re.findall(r"UDR of 2 runs, .*? (\d\.\d{3}); .*? (\d\.\d{3})\.", page.text)
+    figure = r"(\d\.\d{3} ± \d\.\d{3})"
+    found = re.findall(rf"UDR of 2 runs, .*? {figure}; .*? {figure}\.", page.text)
     # One latent of the other run says all of each; Lasso's penalty takes its alpha of 0.1 away.
-    assert found == [("0.900", "0.900")]
+    assert found == [("0.900 ± 0.000",) * 2]
     (second / "codes.npz").write_bytes(b"PK no archive")
     text = Page(build_report([first, second], tmp_path / "page.html")).text
     assert "UDR of beta_vae cannot be computed" in text

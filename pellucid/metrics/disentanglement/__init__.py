@@ -11,13 +11,14 @@ from pellucid.metrics.disentanglement.kl_per_latent import kl_per_latent
 from pellucid.metrics.disentanglement.mig import mig
 from pellucid.metrics.disentanglement.modularity import modularity
 from pellucid.metrics.disentanglement.sap import sap
+from pellucid.metrics.disentanglement.score_settings import ScoreSettings
 from pellucid.metrics.disentanglement.scores import DisentanglementScores
-from pellucid.metrics.disentanglement.suite import SCORES, Scores, ScoreSettings, score_table
+from pellucid.metrics.disentanglement.suite import SCORES, Scores, score_table
 from pellucid.metrics.disentanglement.total_correlation import (
     pairwise_mutual_information,
     total_correlation,
 )
-from pellucid.metrics.disentanglement.udr import udr, udr_of_runs
+from pellucid.metrics.disentanglement.udr import udr, udr_of_runs, udr_spread
 
 __all__ = [
     "DCI",
@@ -41,4 +42,5 @@ __all__ = [
     "total_correlation",
     "udr",
     "udr_of_runs",
+    "udr_spread",
 ]

@@ -200,12 +200,18 @@ class CodeTable:
         """
         place = rng.permutation(int(self.origin.max()) + 1)
         rows = np.argsort(place[self.origin], kind="stable")
-        share = min(1.0, len(rows) / (train + test))
-        cut, end = round(train * share), round((train + test) * share)
+        sizes = self.part_sizes(train, test)
+        cut, end = sizes[0], sum(sizes)
         # Copies of one image, as a resampled table has, stay together.
         while 0 < cut < len(rows) and self.origin[rows[cut]] == self.origin[rows[cut - 1]]:
             cut += 1
         return rows[:cut], rows[cut:end]
+
+    def part_sizes(self, train: int, test: int) -> tuple[int, int]:
+        """Rows of the two parts of :meth:`split` where no image comes twice."""
+        share = min(1.0, len(self) / (train + test))
+        cut = round(train * share)
+        return cut, round((train + test) * share) - cut
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Integers:
         """Row numbers of any shape, drawn with replacement."""

@@ -28,6 +28,7 @@ def factor_vae_score(
     num_train: int = NUM_TRAIN,
     num_test: int = NUM_TEST,
     batch_size: int = BATCH_SIZE,
+    num_rows: int = NUM_TRAIN,
     least_std: float = LEAST_STD,
     seed: int = 0,
 ) -> float:
@@ -46,6 +47,8 @@ def factor_vae_score(
         num_train: Batches by which codes are assigned to factors.
         num_test: Batches that are counted.
         batch_size: Images of a batch.
+        num_rows: Rows by which each code's variance over all images is known; all where there are
+            no more.
         least_std: Codes with a smaller standard deviation are dead; 0 keeps all that vary.
         seed: Chooses factors and batches.
 
@@ -55,12 +58,15 @@ def factor_vae_score(
     Raises:
         ValueError: If an option is out of range, or there are fewer rows than in a batch.
     """
-    check_counts(num_train=num_train, num_test=num_test, batch_size=batch_size - 1)
+    check_counts(num_train=num_train, num_test=num_test)
+    for name, value in (("batch_size", batch_size), ("num_rows", num_rows)):
+        if value < 2:
+            raise ValueError(f"{name} must be at least 2, got {value}: one has no variance")
     need_rows(len(table), batch_size)
     if least_std < 0:
         raise ValueError(f"least_std must be at least 0, got {least_std}; usual is {LEAST_STD}")
     rng = np.random.default_rng(seed)
-    variance = table.codes[table.rows(NUM_TRAIN, rng)].var(0, ddof=1)
+    variance = table.codes[table.rows(num_rows, rng)].var(0, ddof=1)
     active = (variance >= least_std**2) & (variance > 0)
     if not active.any():
         return 0.0

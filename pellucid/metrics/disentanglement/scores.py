@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pellucid.distributed import is_distributed
 from pellucid.metrics.disentanglement.code_table import CodeTable, as_codes, is_active
+from pellucid.metrics.disentanglement.score_settings import ScoreSettings
 from pellucid.metrics.disentanglement.suite import (
-    ScoreSettings,
     check_names,
     chosen_scores,
     score_table,
@@ -94,6 +94,11 @@ class DisentanglementScores(QuietMetric):
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
         self.spread: dict[str, float] = {}
         """By key, the standard deviation over resampled tables; after :meth:`compute`."""
+        self.samples: dict[str, dict[str, int]] = {}
+        """By key, of how many rows or batches a score is; after :meth:`compute`."""
+        self.kl_spread: list[float] | None = None
+        """Standard deviation of each latent's mean KL over resampled images, in nats; None: not
+        known; after :meth:`compute`."""
         self.skipped: dict[str, str] = {}
         """By key, why a score could not be computed; after :meth:`compute`."""
         self.rows: dict[str, NDArray[np.float32] | NDArray[np.int64]] = {}
@@ -154,6 +159,7 @@ class DisentanglementScores(QuietMetric):
     def compute(self) -> dict[str, Tensor]:
         """The scores by key; what could not be computed is in :attr:`skipped`."""
         self.spread, self.skipped, self.rows = {}, {}, {}
+        self.samples, self.kl_spread = {}, None
         keys = self.score_keys()
         seen = self.seen > 0
         if int(seen.sum()) < 2:
@@ -176,7 +182,7 @@ class DisentanglementScores(QuietMetric):
             self.skipped = dict.fromkeys(keys, str(error))
             return {}
         found = score_table(table, self.settings, names=self.names, each_epoch=self.each_epoch)
-        self.spread, self.skipped = found.spread, found.skipped
+        self.spread, self.skipped, self.samples = found.spread, found.skipped, found.samples
         return self._tensors(found.values)
 
     def score_keys(self) -> list[str]:
@@ -194,10 +200,17 @@ class DisentanglementScores(QuietMetric):
         place = seen.nonzero()[:, 0].cpu().numpy().astype(np.int64)
         back = pow(self._step, -1, self.num_images) if self.num_images > 1 else 1
         self.rows = {"codes": codes, "index": place * back % self.num_images}
-        kl = (self.kl[seen] / share).double().mean(0)
+        kl = (self.kl[seen] / share).double().cpu().numpy()
         # Real latents have some: none at all says that nobody gave it.
-        if bool((kl != 0).any()):
-            self.rows["kl_per_latent"] = kl.float().cpu().numpy()
+        if not kl.mean(0).any():
+            return
+        self.rows["kl_per_latent"] = kl.mean(0).astype(np.float32)
+        if not self.each_epoch and self.settings.resamplings:
+            source = np.random.default_rng(self.settings.seed)
+            counts = source.multinomial(
+                len(kl), np.full(len(kl), 1 / len(kl)), self.settings.resamplings
+            )
+            self.kl_spread = (counts @ kl / len(kl)).std(0, ddof=1).tolist()
 
 
 def _golden_step(length: int) -> int:

@@ -1,103 +1,86 @@
-"""The scores that a test reports: which there are, with which settings, and how much they vary."""
+"""The scores that a test reports: which there are, of how many rows, and how much they vary."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
 from pellucid.errors import nearest
 from pellucid.metrics.disentanglement.active_units import active_units
-from pellucid.metrics.disentanglement.beta_vae_score import BATCH_SIZE, beta_vae_score
-from pellucid.metrics.disentanglement.code_table import (
-    NUM_BINS,
-    NUM_TEST,
-    NUM_TRAIN,
-    CodeTable,
-    check_counts,
-)
-from pellucid.metrics.disentanglement.dci import Booster, dci
+from pellucid.metrics.disentanglement.beta_vae_score import beta_vae_score
+from pellucid.metrics.disentanglement.code_table import CodeTable
+from pellucid.metrics.disentanglement.dci import dci
 from pellucid.metrics.disentanglement.explicitness import explicitness
 from pellucid.metrics.disentanglement.factor_vae_score import factor_vae_score
 from pellucid.metrics.disentanglement.irs import irs
 from pellucid.metrics.disentanglement.mig import mig
 from pellucid.metrics.disentanglement.modularity import modularity
 from pellucid.metrics.disentanglement.sap import sap
+from pellucid.metrics.disentanglement.score_settings import ScoreSettings
 from pellucid.metrics.disentanglement.total_correlation import (
     pairwise_mutual_information,
     total_correlation,
 )
 
-RESAMPLINGS = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreSettings:
-    """How scores are computed; the defaults are those of the published protocols.
-
-    Args:
-        num_train: Points that a score looks at, or that its classifier is trained on.
-        num_test: Points that its classifier is judged on.
-        num_bins: Bins of codes, and of continuous factors.
-        batch_size: Images, or pairs, of a point of the FactorVAE and beta-VAE metrics.
-        booster: Classifier of DCI; see :func:`dci`.
-        seed: Chooses rows, factors and batches.
-        resamplings: Resampled tables that the spread of each score is taken over; 0: none.
-
-    Raises:
-        ValueError: If a value is out of range.
-    """
-
-    num_train: int = NUM_TRAIN
-    num_test: int = NUM_TEST
-    num_bins: int = NUM_BINS
-    batch_size: int = BATCH_SIZE
-    booster: Booster = "exact"
-    seed: int = 0
-    resamplings: int = RESAMPLINGS
-
-    def __post_init__(self) -> None:
-        check_counts(num_train=self.num_train, num_test=self.num_test)
-        for name, value, least in (
-            ("num_bins", self.num_bins, 2),
-            ("batch_size", self.batch_size, 2),
-            ("seed", self.seed, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if self.resamplings < 0 or self.resamplings == 1:
-            raise ValueError(
-                f"resamplings must be 0 or at least 2, got {self.resamplings}: the spread of one "
-                "is not known"
-            )
-        if self.booster not in get_args(Booster):
-            raise ValueError(f"booster must be histogram or exact, got {self.booster!r}")
-
-    def as_dict(self) -> dict[str, Any]:
-        """For ``results.json``."""
-        return asdict(self)
+Samples = Callable[[CodeTable, ScoreSettings], dict[str, int]]
 
 
 class _Entry(NamedTuple):
     keys: tuple[str, ...]
     needs_factors: bool
     compute: Callable[[CodeTable, ScoreSettings, int], tuple[float, ...]]
+    samples: Samples
+    """Of how many rows or batches of a table it is."""
     each_epoch: bool = False
     """Whether it is quick enough for the validation after each epoch."""
 
 
-def _of_codes(key: str, score: Callable[[Any], float]) -> _Entry:
-    return _Entry((key,), False, lambda table, s, seed: (score(table.codes),), each_epoch=True)
+def _all_rows(table: CodeTable, settings: ScoreSettings) -> dict[str, int]:
+    return {"rows": len(table)}
+
+
+def _some_rows(table: CodeTable, settings: ScoreSettings) -> dict[str, int]:
+    return {"rows": min(len(table), settings.num_train)}
+
+
+def _two_parts(table: CodeTable, settings: ScoreSettings) -> dict[str, int]:
+    train, test = table.part_sizes(settings.num_train, settings.num_test)
+    return {"train_rows": train, "test_rows": test}
+
+
+def _batches(table: CodeTable, settings: ScoreSettings) -> dict[str, int]:
+    return {
+        "rows": len(table),
+        "train_batches": settings.num_train,
+        "test_batches": settings.num_test,
+    }
 
 
 def _of_factors(
-    key: str, score: Callable[..., float], *options: str, each_epoch: bool = False
+    key: str,
+    score: Callable[..., float],
+    samples: Samples,
+    *options: str,
+    each_epoch: bool = False,
+    **renamed: str,
 ) -> _Entry:
+    """A score with the settings that it takes, some of them by another name."""
+
     def compute(table: CodeTable, settings: ScoreSettings, seed: int) -> tuple[float, ...]:
-        chosen = {name: getattr(settings, name) for name in ("num_train", *options)}
+        names = {name: name for name in ("num_train", *options)} | renamed
+        chosen = {name: getattr(settings, source) for name, source in names.items()}
         return (score(table, seed=seed, **chosen),)
 
-    return _Entry((key,), True, compute, each_epoch)
+    return _Entry((key,), True, compute, samples, each_epoch)
+
+
+def _of_codes(
+    key: str, score: Callable[[CodeTable, ScoreSettings], float], *, each_epoch: bool = False
+) -> _Entry:
+    def compute(table: CodeTable, settings: ScoreSettings, seed: int) -> tuple[float, ...]:
+        return (score(table, settings),)
+
+    return _Entry((key,), False, compute, _all_rows, each_epoch)
 
 
 def _dci(table: CodeTable, settings: ScoreSettings, seed: int) -> tuple[float, ...]:
@@ -111,23 +94,39 @@ def _dci(table: CodeTable, settings: ScoreSettings, seed: int) -> tuple[float, .
     return found[:3]
 
 
+_DCI_KEYS = ("dci_disentanglement", "dci_completeness", "dci_informativeness")
 SCORES: Mapping[str, _Entry] = {
-    "mig": _of_factors("mig", mig, "num_bins", each_epoch=True),
-    "dci": _Entry(("dci_disentanglement", "dci_completeness", "dci_informativeness"), True, _dci),
-    "factor_vae_score": _of_factors("factor_vae_score", factor_vae_score, "num_test", "batch_size"),
-    "beta_vae_score": _of_factors("beta_vae_score", beta_vae_score, "num_test", "batch_size"),
-    "sap": _of_factors("sap", sap, "num_test"),
-    "modularity": _of_factors("modularity", modularity, "num_bins"),
-    "explicitness": _of_factors("explicitness", explicitness, "num_test"),
-    "irs": _of_factors("irs", irs, "num_bins"),
-    "active_units": _of_codes("active_units", active_units),
-    "total_correlation": _of_codes("total_correlation", total_correlation),
-    "pairwise_mutual_information": _Entry(
-        ("pairwise_mutual_information",),
-        False,
-        lambda table, settings, seed: (
-            pairwise_mutual_information(table.codes, settings.num_bins),
-        ),
+    "mig": _of_factors("mig", mig, _some_rows, "num_bins", each_epoch=True),
+    "dci": _Entry(_DCI_KEYS, True, _dci, _two_parts),
+    "factor_vae_score": _of_factors(
+        "factor_vae_score",
+        factor_vae_score,
+        _batches,
+        "num_test",
+        "batch_size",
+        num_rows="factor_vae_rows",
+        least_std="factor_vae_least_std",
+    ),
+    "beta_vae_score": _of_factors(
+        "beta_vae_score", beta_vae_score, _batches, "num_test", "batch_size"
+    ),
+    "sap": _of_factors("sap", sap, _two_parts, "num_test", penalty="sap_penalty"),
+    "modularity": _of_factors("modularity", modularity, _some_rows, "num_bins"),
+    "explicitness": _of_factors("explicitness", explicitness, _two_parts, "num_test"),
+    "irs": _of_factors("irs", irs, _some_rows, "num_bins", quantile="irs_quantile"),
+    "active_units": _of_codes(
+        "active_units",
+        lambda table, settings: active_units(table.codes, settings.active_variance),
+        each_epoch=True,
+    ),
+    "total_correlation": _of_codes(
+        "total_correlation",
+        lambda table, settings: total_correlation(table.codes),
+        each_epoch=True,
+    ),
+    "pairwise_mutual_information": _of_codes(
+        "pairwise_mutual_information",
+        lambda table, settings: pairwise_mutual_information(table.codes, settings.num_bins),
     ),
 }
 """The scores by name, in the order of a report."""
@@ -168,6 +167,8 @@ class Scores(NamedTuple):
     """By key, the standard deviation over resampled tables."""
     skipped: dict[str, str]
     """By key, why a score could not be computed."""
+    samples: dict[str, dict[str, int]]
+    """By key, of how many rows of the table, or batches of them, a score is."""
 
 
 def score_table(
@@ -198,11 +199,14 @@ def score_table(
     entries = chosen_scores(names, factors=table.num_factors > 0, each_epoch=each_epoch)
     values: dict[str, float] = {}
     skipped: dict[str, str] = {}
+    samples: dict[str, dict[str, int]] = {}
     for entry in entries.values():
         try:
             values |= zip(entry.keys, entry.compute(table, settings, settings.seed), strict=True)
         except ValueError as error:
             skipped |= dict.fromkeys(entry.keys, str(error))
+        else:
+            samples |= dict.fromkeys(entry.keys, entry.samples(table, settings))
     draws: dict[str, list[float]] = {key: [] for key in values}
     for number in range(0 if each_epoch else settings.resamplings):
         seed = settings.seed + 1 + number
@@ -217,4 +221,4 @@ def score_table(
             for key, value in zip(entry.keys, found, strict=True):
                 draws[key].append(value)
     spread = {key: float(np.std(v, ddof=1)) for key, v in draws.items() if len(v) > 1}
-    return Scores({key: float(value) for key, value in values.items()}, spread, skipped)
+    return Scores({key: float(value) for key, value in values.items()}, spread, skipped, samples)

@@ -6,7 +6,7 @@ Learning*, ICLR 2020 (arXiv 1905.12614), section 3 and equation 1.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from scipy.stats import rankdata
 
 from pellucid.metrics.disentanglement.active_units import LEAST_VARIANCE
 from pellucid.metrics.disentanglement.code_table import Floats, as_codes
+from pellucid.metrics.resampling import RESAMPLINGS, check_resamplings
 
 Correlation = Literal["lasso", "spearman"]
 LASSO_ALPHA = 0.1
@@ -53,17 +54,9 @@ def udr(
     Raises:
         ValueError: If there are fewer than two models, rows differ, or codes are wrong.
     """
-    if len(codes) < 2:
-        raise ValueError(f"udr needs codes of at least 2 models, got {len(codes)}")
     if correlation not in get_args(Correlation):
         raise ValueError(f"correlation must be lasso or spearman, got {correlation!r}")
-    kls = [None] * len(codes) if kl_per_latent is None else list(kl_per_latent)
-    if len(kls) != len(codes):
-        raise ValueError(f"kl_per_latent must be {len(codes)}, one for each model, got {len(kls)}")
-    tables = [as_codes(each) for each in codes]
-    if len({len(table) for table in tables}) > 1:
-        rows = ", ".join(str(len(table)) for table in tables)
-        raise ValueError(f"codes must be of the same images for all models, got {rows} rows")
+    tables, kls = _checked(codes, kl_per_latent)
     active = [_standardised(*pair, least_kl) for pair in zip(tables, kls, strict=True)]
     agreement = np.full((len(active),) * 2, np.nan)
     for i, first in enumerate(active):
@@ -71,6 +64,59 @@ def udr(
             if i != j:
                 agreement[i, j] = _agreement(first, second, correlation)
     return np.asarray(np.nanmedian(agreement, axis=0))
+
+
+def _checked(
+    codes: Sequence[Any], kl_per_latent: Sequence[Any | None] | None
+) -> tuple[list[Floats], list[Any | None]]:
+    """The codes of at least two models for the same images, and the KL of each model's."""
+    if len(codes) < 2:
+        raise ValueError(f"udr needs codes of at least 2 models, got {len(codes)}")
+    kls = [None] * len(codes) if kl_per_latent is None else list(kl_per_latent)
+    if len(kls) != len(codes):
+        raise ValueError(f"kl_per_latent must be {len(codes)}, one for each model, got {len(kls)}")
+    tables = [as_codes(each) for each in codes]
+    if len({len(table) for table in tables}) > 1:
+        rows = ", ".join(str(len(table)) for table in tables)
+        raise ValueError(f"codes must be of the same images for all models, got {rows} rows")
+    return tables, kls
+
+
+def udr_spread(
+    codes: Sequence[Any],
+    kl_per_latent: Sequence[Any | None] | None = None,
+    *,
+    correlation: Correlation = "lasso",
+    least_kl: float = LEAST_KL,
+    resamplings: int = RESAMPLINGS,
+    seed: int = 0,
+) -> Floats:
+    """How much UDR varies with the images, which are drawn anew for all models at once.
+
+    Args:
+        codes: See :func:`udr`.
+        kl_per_latent: Likewise.
+        correlation: Likewise.
+        least_kl: Likewise.
+        resamplings: How often as many images are drawn with replacement, at least 2.
+        seed: Of the draws.
+
+    Returns:
+        (M,) standard deviation of each model's figure.
+
+    Raises:
+        ValueError: See :func:`udr`; or ``resamplings`` is below 2.
+    """
+    check_resamplings(resamplings)
+    if not resamplings:
+        raise ValueError("resamplings must be at least 2, got 0")
+    rng, found = np.random.default_rng(seed), []
+    tables, kls = _checked(codes, kl_per_latent)
+    for _ in range(resamplings):
+        rows = rng.integers(len(tables[0]), size=len(tables[0]))
+        drawn = [table[rows] for table in tables]
+        found.append(udr(drawn, kls, correlation=correlation, least_kl=least_kl))
+    return np.asarray(np.std(found, axis=0, ddof=1))
 
 
 def _standardised(codes: Floats, kl: Any | None, least_kl: float) -> Floats:
@@ -107,18 +153,28 @@ def _relative_strength(strength: Floats) -> float:
     return float((strength.max(0) ** 2 / np.where(total > 0, total, 1.0)).mean())
 
 
+class RunAgreement(NamedTuple):
+    """How far a run has found the same latents as others."""
+
+    udr: float
+    std: float
+    """Its standard deviation over resampled images; NaN where it was not wanted."""
+
+
 def udr_of_runs(
     directories: Sequence[str | Path],
     *,
     correlation: Correlation = "lasso",
     least_kl: float = LEAST_KL,
-) -> dict[str, float]:
+    resamplings: int = RESAMPLINGS,
+) -> dict[str, RunAgreement]:
     """UDR of finished runs on the same data, from the codes that each has written.
 
     Args:
         directories: At least two run directories.
         correlation: See :func:`udr`.
         least_kl: Likewise.
+        resamplings: Resampled sets of images for the spread; 0: none.
 
     Returns:
         By directory, as given.
@@ -139,8 +195,14 @@ def udr_of_runs(
         order = np.argsort(each["index"])
         codes.append(each["codes"][order[np.searchsorted(each["index"][order], shared)]])
     kl = [each.get("kl_per_latent") for each in content]
-    found = udr(codes, kl, correlation=correlation, least_kl=least_kl)
-    return {str(name): float(value) for name, value in zip(directories, found, strict=True)}
+    options: dict[str, Any] = {"correlation": correlation, "least_kl": least_kl}
+    found, spread = udr(codes, kl, **options), np.full(len(codes), np.nan)
+    if resamplings:
+        spread = udr_spread(codes, kl, resamplings=resamplings, **options)
+    return {
+        str(name): RunAgreement(float(value), float(std))
+        for name, value, std in zip(directories, found, spread, strict=True)
+    }
 
 
 def _read(directory: Path) -> dict[str, NDArray[Any]]:

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from pellucid.metrics.disentanglement import (
     score_table,
     udr,
     udr_of_runs,
+    udr_spread,
 )
 from tests.metrics.disentanglement.representations import grid, make
 
@@ -139,6 +142,9 @@ def test_other_wrong_options():
         sap(table, penalty=0)
     with pytest.raises(ValueError, match="least_std must be at least 0, got -1"):
         factor_vae_score(table, least_std=-1)
+    for name in ("batch_size", "num_rows"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 2, got 1"):
+            factor_vae_score(table, **{name: 1})
     one = CodeTable(table.codes, table.factors[:, :1])
     for score in (modularity, beta_vae_score):
         with pytest.raises(ValueError, match="at least 2 factors"):
@@ -147,8 +153,16 @@ def test_other_wrong_options():
         sap(CodeTable(table.codes[:, :1], table.factors))
     with pytest.raises(ValueError, match="resamplings must be 0 or at least 2, got 1"):
         ScoreSettings(resamplings=1)
-    with pytest.raises(ValueError, match="num_bins must be at least 2, got 1"):
-        ScoreSettings(num_bins=1)
+    for name, value, limit in (
+        ("num_bins", 1, "at least 2, got 1"),
+        ("factor_vae_rows", 1, "at least 2, got 1"),
+        ("factor_vae_least_std", -1.0, "at least 0, got -1"),
+        ("active_variance", math.inf, "at least 0, got inf"),
+        ("sap_penalty", 0.0, "above 0, got 0"),
+        ("irs_quantile", 1.5, r"in \(0, 1\], got 1.5"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} must be {limit}"):
+            ScoreSettings(**{name: value})
     with pytest.raises(ValueError, match="no score 'migg'"):
         score_table(table, names=["migg"])
 
@@ -169,6 +183,10 @@ def test_the_suite_has_each_score_with_its_spread():
     assert found.spread["mig"] > 0
     assert found.spread["active_units"] == 0
     assert not found.skipped
+    assert found.samples["mig"] == {"rows": 400}
+    assert found.samples["active_units"] == {"rows": 600}
+    batches = {"rows": 600, "train_batches": 400, "test_batches": 200}
+    assert found.samples["factor_vae_score"] == batches
     redundant = score_table(make("redundant"), names=["total_correlation", "mig"])
     assert "infinite" in redundant.skipped["total_correlation"]
     assert list(redundant.values) == ["mig"]
@@ -178,6 +196,33 @@ def test_the_suite_has_each_score_with_its_spread():
         "total_correlation",
         "pairwise_mutual_information",
     ]
+
+
+def test_each_setting_reaches_its_score():
+    table = make("noisy")
+    quick = {"num_train": 400, "num_test": 200, "resamplings": 0}
+    for key, name, value, score, option in (
+        ("factor_vae_score", "factor_vae_least_std", 100.0, factor_vae_score, "least_std"),
+        ("factor_vae_score", "factor_vae_rows", 3, factor_vae_score, "num_rows"),
+        ("sap", "sap_penalty", 1e-5, sap, "penalty"),
+        ("irs", "irs_quantile", 0.5, irs, "quantile"),
+    ):
+        found = score_table(table, ScoreSettings(**quick, **{name: value}), names=[key])
+        counts = {"num_train": 400} | ({} if key == "irs" else {"num_test": 200})
+        assert found.values[key] == score(table, **counts, **{option: value})
+        assert found.values[key] != score(table, **counts)
+    found = score_table(table, ScoreSettings(**quick, active_variance=100.0))
+    assert found.values["active_units"] == 0
+
+
+def test_few_rows_are_divided_and_said():
+    table = make("noisy")
+    found = score_table(table, ScoreSettings(resamplings=0), names=["dci", "sap", "mig", "irs"])
+    parts = {"train_rows": 400, "test_rows": 200}
+    assert found.samples["dci_disentanglement"] == found.samples["sap"] == parts
+    assert found.samples["dci_completeness"] == parts
+    assert found.samples["mig"] == found.samples["irs"] == {"rows": 600}
+    assert tuple(map(len, table.split(10_000, 5_000, np.random.default_rng(0)))) == (400, 200)
 
 
 def test_what_varies_by_rounding_alone_is_constant():
@@ -206,6 +251,23 @@ def test_codes_that_are_too_large_are_refused():
         CodeTable(codes, table.factors)
 
 
+def test_udr_spread_is_over_images():
+    rng = np.random.default_rng(0)
+    codes = [rng.normal(size=(400, 2)) for _ in range(2)]
+    codes.append(codes[0] + rng.normal(size=(400, 2)))
+    found = udr_spread(codes, correlation="spearman", resamplings=3, seed=1)
+    rng, drawn = np.random.default_rng(1), []
+    for _ in range(3):
+        rows = rng.integers(400, size=400)
+        drawn.append(udr([each[rows] for each in codes], correlation="spearman"))
+    np.testing.assert_allclose(found, np.std(drawn, axis=0, ddof=1))
+    assert (found > 0).all()
+    with pytest.raises(ValueError, match="resamplings must be at least 2, got 0"):
+        udr_spread(codes, resamplings=0)
+    with pytest.raises(ValueError, match="at least 2 models, got 1"):
+        udr_spread(codes[:1])
+
+
 def test_udr_of_runs(tmp_path):
     codes = make("noisy").codes
     for number, index in enumerate((np.arange(600), np.arange(600)[::-1], np.arange(100, 600))):
@@ -215,8 +277,13 @@ def test_udr_of_runs(tmp_path):
     runs = [tmp_path / str(number) for number in range(3)]
     found = udr_of_runs(runs)
     same = udr([codes[100:]] * 3, [np.ones(3)] * 3)
-    assert found == pytest.approx(dict(zip(map(str, runs), same, strict=True)))
-    assert min(udr_of_runs(runs, correlation="spearman").values()) > 0.9
+    assert list(found) == [str(run) for run in runs]
+    assert [run.udr for run in found.values()] == pytest.approx(same.tolist())
+    spread = udr_spread([codes[100:]] * 3, [np.ones(3)] * 3)
+    assert [run.std for run in found.values()] == pytest.approx(spread.tolist())
+    quick = udr_of_runs(runs, correlation="spearman", resamplings=0)
+    assert min(run.udr for run in quick.values()) > 0.9
+    assert all(np.isnan(run.std) for run in quick.values())
     with pytest.raises(ValueError, match=r"codes\.npz does not exist"):
         udr_of_runs([*runs, tmp_path])
     with pytest.raises(ValueError, match="at least 2 models, got 1"):

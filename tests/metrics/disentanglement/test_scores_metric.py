@@ -41,6 +41,15 @@ def test_batches_order_and_repeated_images_do_not_matter():
         assert scores.rows["index"].tolist() == list(range(600))
         np.testing.assert_array_equal(scores.rows["codes"], codes.numpy())
         np.testing.assert_allclose(scores.rows["kl_per_latent"], np.arange(3) + 599 / 1200)
+        assert scores.samples["mig"] == {"rows": 400}
+    # Of 600 values that are even from 0 to 1, whatever the latent.
+    many = fill(metric(settings=ScoreSettings(num_train=9, num_test=9, resamplings=900)), order)
+    many.names = []
+    many.compute()
+    assert many.kl_spread == pytest.approx([(1 / 12 / 600) ** 0.5] * 3, rel=0.1)
+    last = fill(metric(each_epoch=True), order)
+    last.compute()
+    assert last.kl_spread is None
     again = pickle.loads(pickle.dumps(scores))
     assert {k: float(v) for k, v in again.compute().items()} == pytest.approx(expected.values)
 

@@ -1,0 +1,97 @@
+"""How the disentanglement scores are computed."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
+
+from pellucid.metrics.disentanglement.active_units import LEAST_VARIANCE
+from pellucid.metrics.disentanglement.beta_vae_score import BATCH_SIZE
+from pellucid.metrics.disentanglement.code_table import (
+    NUM_BINS,
+    NUM_TEST,
+    NUM_TRAIN,
+    check_counts,
+)
+from pellucid.metrics.disentanglement.dci import Booster
+from pellucid.metrics.disentanglement.factor_vae_score import LEAST_STD
+from pellucid.metrics.disentanglement.irs import QUANTILE
+from pellucid.metrics.disentanglement.sap import PENALTY
+from pellucid.metrics.resampling import RESAMPLINGS, check_resamplings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """How scores are computed; the defaults are those of the published protocols.
+
+    Args:
+        num_train: Points that a score looks at, or that its classifier is trained on.
+        num_test: Points that its classifier is judged on.
+        num_bins: Bins of codes, and of continuous factors.
+        batch_size: Images, or pairs, of a point of the FactorVAE and beta-VAE metrics.
+        booster: Classifier of DCI; see :func:`dci`.
+        factor_vae_rows: Rows by which the FactorVAE metric knows the variance of each code.
+        factor_vae_least_std: Codes with a smaller standard deviation are dead in it.
+        sap_penalty: Of SAP's classifier; see :func:`sap`.
+        irs_quantile: Of the deviations in IRS.
+        active_variance: Variance above which a unit is active.
+        seed: Chooses rows, factors and batches.
+        resamplings: Resampled tables that the spread of each score is taken over; 0: none.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+
+    num_train: int = NUM_TRAIN
+    num_test: int = NUM_TEST
+    num_bins: int = NUM_BINS
+    batch_size: int = BATCH_SIZE
+    booster: Booster = "exact"
+    factor_vae_rows: int = NUM_TRAIN
+    factor_vae_least_std: float = LEAST_STD
+    sap_penalty: float = PENALTY
+    irs_quantile: float = QUANTILE
+    active_variance: float = LEAST_VARIANCE
+    seed: int = 0
+    resamplings: int = RESAMPLINGS
+
+    def __post_init__(self) -> None:
+        check_counts(num_train=self.num_train, num_test=self.num_test)
+        for name, value, least in (
+            ("num_bins", self.num_bins, 2),
+            ("batch_size", self.batch_size, 2),
+            ("factor_vae_rows", self.factor_vae_rows, 2),
+            ("factor_vae_least_std", self.factor_vae_least_std, 0),
+            ("active_variance", self.active_variance, 0),
+            ("seed", self.seed, 0),
+        ):
+            if not least <= value < math.inf:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        if not 0 < self.sap_penalty < math.inf:
+            raise ValueError(f"sap_penalty must be above 0, got {self.sap_penalty}")
+        if not 0 < self.irs_quantile <= 1:
+            raise ValueError(f"irs_quantile must be in (0, 1], got {self.irs_quantile}")
+        check_resamplings(self.resamplings)
+        if self.booster not in get_args(Booster):
+            raise ValueError(f"booster must be histogram or exact, got {self.booster!r}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``results.json``."""
+        return asdict(self)
+
+
+SETTINGS_HELP: Mapping[str, str] = {
+    "num_train": "Points that a score looks at, or that its classifier is trained on.",
+    "num_test": "Points that a score's classifier is judged on.",
+    "num_bins": "Bins of codes and of continuous factors.",
+    "batch_size": "Images of a point of the FactorVAE and beta-VAE metrics.",
+    "booster": "Classifier of DCI: exact, as published, or histogram, faster and nearly the same.",
+    "factor_vae_rows": "Rows by which the FactorVAE metric knows the variance of each code.",
+    "factor_vae_least_std": "Codes with a smaller standard deviation are dead in that metric.",
+    "sap_penalty": "Weight of the hinge loss of SAP's classifier against its norm.",
+    "irs_quantile": "Quantile of the deviations in IRS, above 0 and up to 1.",
+    "active_variance": "Variance above which a unit is active.",
+    "seed": "Seed of the rows and batches that scores draw.",
+    "resamplings": "Resampled tables that the spread of each score is taken over; 0: none.",
+}
+"""What each setting is, for the command line."""
