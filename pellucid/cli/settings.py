@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import yaml
 from jsonargparse import Namespace
@@ -13,6 +13,7 @@ from pytorch_lightning import Trainer
 from pellucid.cli import find_config, shipped_configs
 from pellucid.cli.classes import CLASSES, constructor, load_class
 from pellucid.errors import UserError, nearest
+from pellucid.metrics.disentanglement.score_settings import ScoreSettings
 
 OPTIONS = {
     "config": str,
@@ -31,18 +32,7 @@ OPTIONS = {
     "maps.steps": int,
     "scores.layer": str | None,
     "scores.names": list[str] | None,
-    "scores.num_train": int,
-    "scores.num_test": int,
-    "scores.num_bins": int,
-    "scores.batch_size": int,
-    "scores.booster": Literal["histogram", "exact"],
-    "scores.factor_vae_rows": int,
-    "scores.factor_vae_least_std": float,
-    "scores.sap_penalty": float,
-    "scores.irs_quantile": float,
-    "scores.active_variance": float,
-    "scores.seed": int,
-    "scores.resamplings": int,
+    **{f"scores.{name}": kind for name, kind in get_type_hints(ScoreSettings).items()},
 }
 _SECTIONS = ("maps", "metrics", "pictures", "scores")
 """Options that stand below a word of their own and belong to no class."""

@@ -8,6 +8,8 @@ from einops import reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pellucid.arguments import check_positive
+
 Likelihood = Literal["bernoulli", "gaussian"]
 
 
@@ -65,9 +67,7 @@ class ReconstructionLoss(nn.Module):
         super().__init__()
         if likelihood not in get_args(Likelihood):
             raise ValueError(f"likelihood must be bernoulli or gaussian, got {likelihood!r}")
-        if not 0 < std < math.inf:
-            limit = "finite" if std > 0 else "greater than 0"
-            raise ValueError(f"decoder_std must be {limit}, got {std}; 1 is usual")
+        check_positive(decoder_std=std)
         self.likelihood, self.std = likelihood, std
 
     def forward(self, drawn: Tensor, target: Tensor) -> Tensor:

@@ -29,15 +29,29 @@ class Resampled(ABC):
     """A metric that tells how much it varies with the images, and of how many it is."""
 
     @abstractmethod
+    def compute(self) -> Tensor:
+        """The figure, a scalar."""
+
+    @abstractmethod
     def spread(self) -> float:
         """Standard deviation over resampled sets of images.
 
-        NaN without images, or where none was resampled. Call it on every process.
+        NaN where fewer than two sets have a figure: without images, or where none was resampled.
+        Call it on every process.
         """
 
     @abstractmethod
     def sample_sizes(self) -> dict[str, int]:
         """How many images the metric is of, by kind. Call it on every process."""
+
+
+def deviation(figures: Tensor) -> float:
+    """Standard deviation of the figures (R,) of resampled sets, without those that have none.
+
+    Of three images one set in twenty is empty. NaN where fewer than two are left.
+    """
+    known = figures[figures.isfinite()]
+    return float(known.std()) if len(known) > 1 else float("nan")
 
 
 def resampling_weights(values: Tensor, resamplings: int, seed: int = 0) -> Tensor:

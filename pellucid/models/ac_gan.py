@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
+from pellucid.arguments import check_at_least
 from pellucid.batch import Batch
 from pellucid.errors import UserError
 from pellucid.losses.adversarial import discriminator_loss, generator_loss
@@ -33,7 +34,6 @@ from pellucid.metrics.code_error import CodeErrorHungarian, CodeErrorMajority
 from pellucid.metrics.resampled_accuracy import ResampledAccuracy
 from pellucid.models.adversarial import Decay
 from pellucid.models.adversarial_generator import AdversarialGenerator
-from pellucid.models.arguments import check_at_least
 from pellucid.models.base import Stage
 from pellucid.models.explanation import Explanation
 from pellucid.models.judged import NO_JUDGE, pixel_error

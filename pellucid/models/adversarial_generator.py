@@ -9,11 +9,11 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from pellucid.arguments import check_at_least, check_positive
 from pellucid.batch import Batch
 from pellucid.errors import UserError
 from pellucid.losses.adversarial import discriminator_loss, generator_loss
 from pellucid.models.adversarial import AdversarialModel, Decay, Turn
-from pellucid.models.arguments import check_at_least, check_positive
 from pellucid.models.explanation import Traversals
 from pellucid.models.judged import JudgedGenerator
 from pellucid.models.layers.codes import Codes, CodeSpace

@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
+from pellucid.arguments import check_at_least
 from pellucid.losses.reconstruction import Likelihood
 from pellucid.losses.total_correlation import Estimator, KLDecomposition
-from pellucid.models.arguments import check_at_least
 from pellucid.models.layers.encoders import EncoderName
 from pellucid.models.vae import VAE, Bound
 

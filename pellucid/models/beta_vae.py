@@ -18,9 +18,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from pellucid.arguments import check_at_least
 from pellucid.distributed import gather_with_gradient
 from pellucid.losses.reconstruction import Likelihood
-from pellucid.models.arguments import check_at_least
 from pellucid.models.layers.encoders import EncoderName
 from pellucid.models.vae import VAE, Bound
 

@@ -14,6 +14,7 @@ from pellucid.metrics.disentanglement.score_settings import ScoreSettings
 from pellucid.metrics.disentanglement.scores import DisentanglementScores
 from pellucid.metrics.disentanglement.suite import (
     SCORES,
+    Scores,
     check_names,
     chosen_scores,
 )
@@ -34,7 +35,8 @@ class CodeScores:
         settings: How scores are computed; None: as published.
         names: Keys of :data:`pellucid.metrics.disentanglement.suite.SCORES`; None: all.
         layer: Name of a layer whose output is scored in place of the model's own codes, its maps
-            averaged over places; None: the codes.
+            averaged over places; None: the codes. Where a step looks through it several times, the
+            last look counts, which is at the batch's own images.
 
     Raises:
         ValueError: If there is no such score.
@@ -52,9 +54,7 @@ class CodeScores:
         self._metric: DisentanglementScores | None = None
         self._tested: DisentanglementScores | None = None
         self._figures: dict[str, float] = {}
-        self._own: dict[str, float] = {}
-        self._own_spread: dict[str, float] = {}
-        self._own_samples: dict[str, dict[str, int]] = {}
+        self._own = Scores({}, {}, {}, {})
 
     def find_layer(self, model: "InterpretableModel", data: Any) -> None:
         """Look the layer up, and how many codes it gives.
@@ -169,7 +169,8 @@ class CodeScores:
             codes = _pooled(seen[-1].detach(), self.layer)
         factors = batch.get("factors") if self._metric.num_factors else None
         kl = None if kl is None else kl.detach()
-        self._metric.update(codes, factors, batch.get("index"), kl)
+        means = batch["image"].float().mean((1, 2, 3))
+        self._metric.update(codes, factors, batch.get("index"), kl, means)
 
     def end(self, model: "InterpretableModel", stage: "Stage") -> None:
         """Compute and log the scores of a pass; runs on every process.
@@ -197,36 +198,31 @@ class CodeScores:
     def _read_own(self, model: "InterpretableModel") -> None:
         """The model's own scores, and how much they vary, before Lightning resets them."""
         own = {n: m for n, m in model.metrics_of("test").items() if isinstance(m, Resampled)}
-        self._own = {name: float(model.metrics_of("test")[name].compute()) for name in own}
+        values = {name: float(metric.compute()) for name, metric in own.items()}
         spread = {name: metric.spread() for name, metric in own.items()}
-        self._own_spread = {n: value for n, value in spread.items() if not math.isnan(value)}
-        self._own_samples = {name: metric.sample_sizes() for name, metric in own.items()}
+        known = {name: value for name, value in spread.items() if math.isfinite(value)}
+        samples = {name: metric.sample_sizes() for name, metric in own.items()}
+        self._own = Scores(values, known, {}, samples)
 
     def report(self) -> dict[str, Any] | None:
         """Settings of the last test's scores, their spread, and of how many images each is.
 
         None: there was no score.
         """
-        metric = self._tested
-        if metric is None and not self._own:
+        metric, own = self._tested, self._own
+        if metric is None and not own.values:
             return None
-        found: dict[str, Any] = {
+        kl = None if metric is None else metric.rows.get("kl_per_latent")
+        return {
             "settings": self.settings.as_dict(),
-            "values": self._figures | self._own,
-            "std": self._own_spread,
-            "samples": self._own_samples,
-        }
-        if metric is None:
-            return found
-        kl = metric.rows.get("kl_per_latent")
-        return found | {
             "layer": self.layer,
-            "images": len(metric.rows.get("index", ())),
-            "codes": metric.num_codes,
-            "std": metric.spread | self._own_spread,
-            "samples": metric.samples | self._own_samples,
-            "kl_per_latent": None if kl is None else [float(value) for value in kl],
-            "kl_per_latent_std": metric.kl_spread,
+            "images": None if metric is None else len(metric.rows.get("index", ())),
+            "codes": None if metric is None else metric.num_codes,
+            "values": self._figures | own.values,
+            "std": ({} if metric is None else metric.spread) | own.spread,
+            "samples": ({} if metric is None else metric.samples) | own.samples,
+            "kl_per_latent": None if kl is None else kl.tolist(),
+            "kl_per_latent_std": None if metric is None else metric.kl_spread,
         }
 
     def save(self, directory: Path) -> Path | None:
@@ -242,7 +238,7 @@ class CodeScores:
             return None
         rows = dict(self._tested.rows)
         order = np.argsort(rows["index"])[:SAVED_ROWS]
-        rows |= {name: rows[name][order] for name in ("codes", "index")}
+        rows |= {name: row[order] for name, row in rows.items() if name != "kl_per_latent"}
         path = directory / CODES_FILE
         np.savez_compressed(path, allow_pickle=False, **rows)
         return path

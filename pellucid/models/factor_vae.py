@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from pellucid.arguments import check_at_least, check_positive
 from pellucid.batch import Batch
 from pellucid.errors import UserError
 from pellucid.losses.reconstruction import Likelihood
@@ -24,7 +25,6 @@ from pellucid.losses.total_correlation import (
     permute_codes,
 )
 from pellucid.models.adversarial import AdversarialModel, Turn, check_clip
-from pellucid.models.arguments import check_at_least, check_positive
 from pellucid.models.base import Stage
 from pellucid.models.layers.encoders import EncoderName
 from pellucid.models.layers.glorot import glorot_start

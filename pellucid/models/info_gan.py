@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric
 
+from pellucid.arguments import check_at_least
 from pellucid.batch import Batch
 from pellucid.losses.adversarial import discriminator_loss, generator_loss
 from pellucid.losses.mutual_information import (
@@ -40,7 +41,6 @@ from pellucid.losses.mutual_information import (
 from pellucid.metrics.code_error import CodeErrorHungarian, CodeErrorMajority
 from pellucid.models.adversarial import Decay
 from pellucid.models.adversarial_generator import AdversarialGenerator
-from pellucid.models.arguments import check_at_least
 from pellucid.models.base import Stage
 from pellucid.models.explanation import Explanation
 from pellucid.models.judged import pixel_error

@@ -14,11 +14,11 @@ from einops import rearrange, repeat
 from torch import Tensor
 from torch.optim import Adam
 
+from pellucid.arguments import check_at_least, check_positive
 from pellucid.batch import Batch
 from pellucid.errors import UserError
 from pellucid.losses.kl_divergence import GaussianKL
 from pellucid.losses.reconstruction import Likelihood, ReconstructionLoss
-from pellucid.models.arguments import check_at_least, check_positive
 from pellucid.models.base import Stage
 from pellucid.models.explanation import Explanation, Traversals
 from pellucid.models.judged import JudgedGenerator, pixel_error

@@ -127,6 +127,8 @@ def test_a_run_of_a_model_with_codes(tmp_path, capsys):
         "num_bins": 20,
         "batch_size": 16,
         "booster": "exact",
+        "dci_stages": 100,
+        "logistic_penalty": 1.0,
         "factor_vae_rows": 10_000,
         "factor_vae_least_std": 0.05,
         "sap_penalty": 0.01,

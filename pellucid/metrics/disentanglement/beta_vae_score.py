@@ -17,7 +17,10 @@ from pellucid.metrics.disentanglement.code_table import (
     check_counts,
     need_rows,
 )
-from pellucid.metrics.disentanglement.logistic_regression import fit_logistic_regression
+from pellucid.metrics.disentanglement.logistic_regression import (
+    LOGISTIC_PENALTY,
+    fit_logistic_regression,
+)
 
 BATCH_SIZE = 64
 _AT_ONCE = 1000
@@ -30,12 +33,13 @@ def beta_vae_score(
     num_train: int = NUM_TRAIN,
     num_test: int = NUM_TEST,
     batch_size: int = BATCH_SIZE,
+    penalty: float = LOGISTIC_PENALTY,
     seed: int = 0,
 ) -> float:
     """beta-VAE metric: whether a linear classifier can tell which factor pairs of images share.
 
     A point is the mean of ``|z1 - z2|`` over ``batch_size`` pairs of images that share one factor;
-    logistic regression (scikit-learn's defaults: L2 penalty of weight 1, at most 100 steps) tells
+    logistic regression (scikit-learn's: an L2 penalty, at most 100 steps) tells
     which, and the score is its accuracy. A dead code's difference is about 0 whatever is shared,
     and the classifier has no use for it.
 
@@ -44,6 +48,7 @@ def beta_vae_score(
         num_train: Points that the classifier is trained on.
         num_test: Points that are counted.
         batch_size: Pairs of a point.
+        penalty: Weight of half the squared norm in the logistic regression, above 0.
         seed: Chooses factors and pairs.
 
     Returns:
@@ -59,7 +64,7 @@ def beta_vae_score(
         raise ValueError("beta_vae_score needs at least 2 factors that vary, got 1")
     rng = np.random.default_rng(seed)
     points, shared = _points(table, num_train, batch_size, rng)
-    classifier = fit_logistic_regression(points, shared)
+    classifier = fit_logistic_regression(points, shared, penalty)
     points, shared = _points(table, num_test, batch_size, rng)
     return float((classifier.predict(points) == shared).mean())
 

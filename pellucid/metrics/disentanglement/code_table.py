@@ -17,8 +17,9 @@ NUM_BINS = 20
 """Bins of equal width between the smallest and the largest value of a code, as published."""
 LARGEST = 1e15
 """Of greater codes sums of squares overflow in single precision."""
-ROUNDING = 1e-9
-"""A column that varies by less than this share of its largest value is constant: rounding."""
+ROUNDING = 1e-6
+"""A column that varies by less than this share of its largest value is constant: in single
+precision, in which networks give codes, the last bit is a tenth of that."""
 _LEAST_RANGE = 1e-30
 
 

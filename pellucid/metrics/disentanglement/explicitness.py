@@ -16,14 +16,22 @@ from pellucid.metrics.disentanglement.code_table import (
     check_counts,
     need_rows,
 )
-from pellucid.metrics.disentanglement.logistic_regression import fit_logistic_regression
+from pellucid.metrics.disentanglement.logistic_regression import (
+    LOGISTIC_PENALTY,
+    fit_logistic_regression,
+)
 
 LEAST_ROWS = 30
 """Of fewer rows a classifier learns nothing."""
 
 
 def explicitness(
-    table: CodeTable, *, num_train: int = NUM_TRAIN, num_test: int = NUM_TEST, seed: int = 0
+    table: CodeTable,
+    *,
+    num_train: int = NUM_TRAIN,
+    num_test: int = NUM_TEST,
+    penalty: float = LOGISTIC_PENALTY,
+    seed: int = 0,
 ) -> float:
     """Explicitness: area under the ROC curve of logistic regression on standardised codes.
 
@@ -37,6 +45,7 @@ def explicitness(
         num_train: Rows that the classifiers are trained on.
         num_test: Rows that are counted; where there are fewer in all, they are divided in this
             proportion.
+        penalty: Weight of half the squared norm in the logistic regression, above 0.
         seed: Chooses the rows.
 
     Returns:
@@ -55,7 +64,7 @@ def explicitness(
     for labels in table.values.T:
         if len(np.unique(labels[train])) < 2:
             continue
-        classifier = fit_logistic_regression(codes[train], labels[train])
+        classifier = fit_logistic_regression(codes[train], labels[train], penalty)
         shares = classifier.predict_proba(codes[test])
         if shares.shape[1] == 2:  # One column decides; the other is its complement.
             classes = classifier.classes_[1:]

@@ -1,21 +1,18 @@
 """How the disentanglement scores are computed."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
+from pellucid.arguments import check_at_least, check_positive, check_whole
 from pellucid.metrics.disentanglement.active_units import LEAST_VARIANCE
 from pellucid.metrics.disentanglement.beta_vae_score import BATCH_SIZE
-from pellucid.metrics.disentanglement.code_table import (
-    NUM_BINS,
-    NUM_TEST,
-    NUM_TRAIN,
-    check_counts,
-)
+from pellucid.metrics.disentanglement.boosting import NUM_STAGES
+from pellucid.metrics.disentanglement.code_table import NUM_BINS, NUM_TEST, NUM_TRAIN
 from pellucid.metrics.disentanglement.dci import Booster
 from pellucid.metrics.disentanglement.factor_vae_score import LEAST_STD
 from pellucid.metrics.disentanglement.irs import QUANTILE
+from pellucid.metrics.disentanglement.logistic_regression import LOGISTIC_PENALTY
 from pellucid.metrics.disentanglement.sap import PENALTY
 from pellucid.metrics.resampling import RESAMPLINGS, check_resamplings
 
@@ -30,6 +27,9 @@ class ScoreSettings:
         num_bins: Bins of codes, and of continuous factors.
         batch_size: Images, or pairs, of a point of the FactorVAE and beta-VAE metrics.
         booster: Classifier of DCI; see :func:`dci`.
+        dci_stages: Its trees for each class.
+        logistic_penalty: Weight of the squared norm in the logistic regression of the beta-VAE
+            metric and of explicitness.
         factor_vae_rows: Rows by which the FactorVAE metric knows the variance of each code.
         factor_vae_least_std: Codes with a smaller standard deviation are dead in it.
         sap_penalty: Of SAP's classifier; see :func:`sap`.
@@ -47,6 +47,8 @@ class ScoreSettings:
     num_bins: int = NUM_BINS
     batch_size: int = BATCH_SIZE
     booster: Booster = "exact"
+    dci_stages: int = NUM_STAGES
+    logistic_penalty: float = LOGISTIC_PENALTY
     factor_vae_rows: int = NUM_TRAIN
     factor_vae_least_std: float = LEAST_STD
     sap_penalty: float = PENALTY
@@ -56,19 +58,14 @@ class ScoreSettings:
     resamplings: int = RESAMPLINGS
 
     def __post_init__(self) -> None:
-        check_counts(num_train=self.num_train, num_test=self.num_test)
-        for name, value, least in (
-            ("num_bins", self.num_bins, 2),
-            ("batch_size", self.batch_size, 2),
-            ("factor_vae_rows", self.factor_vae_rows, 2),
-            ("factor_vae_least_std", self.factor_vae_least_std, 0),
-            ("active_variance", self.active_variance, 0),
-            ("seed", self.seed, 0),
-        ):
-            if not least <= value < math.inf:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if not 0 < self.sap_penalty < math.inf:
-            raise ValueError(f"sap_penalty must be above 0, got {self.sap_penalty}")
+        given = self.as_dict()
+        counts = "num_train", "num_test", "dci_stages"
+        pairs = "num_bins", "batch_size", "factor_vae_rows"
+        zeros = "factor_vae_least_std", "active_variance", "seed", "resamplings"
+        for least, names in ((1, counts), (2, pairs), (0, zeros)):
+            check_at_least(least, **{name: given[name] for name in names})
+        check_whole(**{name: given[name] for name in (*counts, *pairs, "seed", "resamplings")})
+        check_positive(sap_penalty=self.sap_penalty, logistic_penalty=self.logistic_penalty)
         if not 0 < self.irs_quantile <= 1:
             raise ValueError(f"irs_quantile must be in (0, 1], got {self.irs_quantile}")
         check_resamplings(self.resamplings)
@@ -85,7 +82,10 @@ SETTINGS_HELP: Mapping[str, str] = {
     "num_test": "Points that a score's classifier is judged on.",
     "num_bins": "Bins of codes and of continuous factors.",
     "batch_size": "Images of a point of the FactorVAE and beta-VAE metrics.",
-    "booster": "Classifier of DCI: exact, as published, or histogram, faster and nearly the same.",
+    "booster": "Classifier of DCI: exact, as published, or histogram, faster and a little lower.",
+    "dci_stages": "Trees of DCI's classifier for each class.",
+    "logistic_penalty": "Weight of the norm in the classifier of the beta-VAE metric and of "
+    "explicitness.",
     "factor_vae_rows": "Rows by which the FactorVAE metric knows the variance of each code.",
     "factor_vae_least_std": "Codes with a smaller standard deviation are dead in that metric.",
     "sap_penalty": "Weight of the hinge loss of SAP's classifier against its norm.",

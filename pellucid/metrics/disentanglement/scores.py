@@ -30,7 +30,7 @@ class DisentanglementScores(QuietMetric):
     """All scores of a representation, from codes that come batch by batch.
 
     See :func:`~pellucid.metrics.disentanglement.suite.score_table`. It holds
-    ``4 N (2 L + F + 1)`` bytes with ``N`` at most ``max_rows`` (2.1 MB for 20,000 images, 10 codes
+    ``4 N (2 L + F + 2)`` bytes with ``N`` at most ``max_rows`` (2.2 MB for 20,000 images, 10 codes
     and 5 factors), however many images there are. With ``index`` given, batch sizes, order, the
     number of processes and images that a distributed sampler repeats change nothing. Where a split
     has more images than ``max_rows``, those are kept whose number is small after multiplication by
@@ -57,6 +57,7 @@ class DisentanglementScores(QuietMetric):
     codes: Tensor
     factors: Tensor
     kl: Tensor
+    means: Tensor
     seen: Tensor
     count: Tensor
 
@@ -88,7 +89,12 @@ class DisentanglementScores(QuietMetric):
         self._step = _golden_step(num_images) if num_images > max_rows else 1
         rows = min(num_images, max_rows)
         # Sums over processes, divided by how many have seen the image: that image's own.
-        for name, width in (("codes", num_codes), ("factors", num_factors), ("kl", num_codes)):
+        for name, width in (
+            ("codes", num_codes),
+            ("factors", num_factors),
+            ("kl", num_codes),
+            ("means", 1),
+        ):
             self.add_state(name, torch.zeros(rows, width), dist_reduce_fx="sum")
         self.add_state("seen", torch.zeros(rows), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
@@ -102,8 +108,8 @@ class DisentanglementScores(QuietMetric):
         self.skipped: dict[str, str] = {}
         """By key, why a score could not be computed; after :meth:`compute`."""
         self.rows: dict[str, NDArray[np.float32] | NDArray[np.int64]] = {}
-        """``codes`` (n, L), ``index`` (n,), and ``kl_per_latent`` (L,) in nats where it is known;
-        after :meth:`compute`."""
+        """``codes`` (n, L), ``index`` (n,), and, where they are known, ``image_mean`` (n,) and
+        ``kl_per_latent`` (L,) in nats; after :meth:`compute`."""
 
     def update(
         self,
@@ -111,6 +117,7 @@ class DisentanglementScores(QuietMetric):
         factors: Tensor | None = None,
         index: Tensor | None = None,
         kl_per_latent: Tensor | None = None,
+        image_mean: Tensor | None = None,
     ) -> None:
         """Keep one batch.
 
@@ -120,6 +127,8 @@ class DisentanglementScores(QuietMetric):
             index: (B,) int64 from 0 to ``num_images - 1``, position in the split. None: images come
                 once and in any order.
             kl_per_latent: (B, L) in nats.
+            image_mean: (B,) mean over each image's pixels, by which UDR finds that runs were tested
+                on other images.
 
         Raises:
             ValueError: If a shape is wrong, or the index out of range.
@@ -138,6 +147,9 @@ class DisentanglementScores(QuietMetric):
         if kl_per_latent is not None:
             check_shape("kl_per_latent", kl_per_latent, (len(codes), self.num_codes))
             self.kl[place] = kl_per_latent[kept].float()
+        if image_mean is not None:
+            check_shape("image_mean", image_mean, (len(codes),))
+            self.means[place, 0] = image_mean[kept].float()
         self.seen[place] = 1.0
 
     def _number(self, index: Tensor | None, count: int) -> Tensor:
@@ -172,7 +184,13 @@ class DisentanglementScores(QuietMetric):
             finite = as_codes(codes, may_be_constant=True)
             if not is_active(finite).any():
                 self.skipped = dict.fromkeys(keys, "the codes are constant: the input is ignored")
-                return self._tensors({"active_units": 0.0} if "active_units" in keys else {})
+                if "active_units" not in keys:
+                    return {}
+                # And so it is of all that are drawn of them.
+                self.samples = {"active_units": {"rows": len(codes)}}
+                if self.settings.resamplings and not self.each_epoch:
+                    self.spread = {"active_units": 0.0}
+                return self._tensors({"active_units": 0.0})
             factors = (self.factors[seen] / share).cpu().numpy()
             quick = self.each_epoch and len(codes) < LEAST_EACH_EPOCH
             known = bool(self.num_factors) and not quick
@@ -200,6 +218,9 @@ class DisentanglementScores(QuietMetric):
         place = seen.nonzero()[:, 0].cpu().numpy().astype(np.int64)
         back = pow(self._step, -1, self.num_images) if self.num_images > 1 else 1
         self.rows = {"codes": codes, "index": place * back % self.num_images}
+        means = (self.means[seen] / share)[:, 0].cpu().numpy()
+        if means.any():
+            self.rows["image_mean"] = means
         kl = (self.kl[seen] / share).double().cpu().numpy()
         # Real latents have some: none at all says that nobody gave it.
         if not kl.mean(0).any():

@@ -48,6 +48,11 @@ def _two_parts(table: CodeTable, settings: ScoreSettings) -> dict[str, int]:
     return {"train_rows": train, "test_rows": test}
 
 
+def _votes(table: CodeTable, settings: ScoreSettings) -> dict[str, int]:
+    variance_rows = min(len(table), settings.factor_vae_rows)
+    return _batches(table, settings) | {"variance_rows": variance_rows}
+
+
 def _batches(table: CodeTable, settings: ScoreSettings) -> dict[str, int]:
     return {
         "rows": len(table),
@@ -89,6 +94,7 @@ def _dci(table: CodeTable, settings: ScoreSettings, seed: int) -> tuple[float, .
         num_train=settings.num_train,
         num_test=settings.num_test,
         booster=settings.booster,
+        num_stages=settings.dci_stages,
         seed=seed,
     )
     return found[:3]
@@ -101,18 +107,25 @@ SCORES: Mapping[str, _Entry] = {
     "factor_vae_score": _of_factors(
         "factor_vae_score",
         factor_vae_score,
-        _batches,
+        _votes,
         "num_test",
         "batch_size",
         num_rows="factor_vae_rows",
         least_std="factor_vae_least_std",
     ),
     "beta_vae_score": _of_factors(
-        "beta_vae_score", beta_vae_score, _batches, "num_test", "batch_size"
+        "beta_vae_score",
+        beta_vae_score,
+        _batches,
+        "num_test",
+        "batch_size",
+        penalty="logistic_penalty",
     ),
     "sap": _of_factors("sap", sap, _two_parts, "num_test", penalty="sap_penalty"),
     "modularity": _of_factors("modularity", modularity, _some_rows, "num_bins"),
-    "explicitness": _of_factors("explicitness", explicitness, _two_parts, "num_test"),
+    "explicitness": _of_factors(
+        "explicitness", explicitness, _two_parts, "num_test", penalty="logistic_penalty"
+    ),
     "irs": _of_factors("irs", irs, _some_rows, "num_bins", quantile="irs_quantile"),
     "active_units": _of_codes(
         "active_units",

@@ -16,6 +16,8 @@ from pellucid.metrics.disentanglement.code_table import (
 )
 from pellucid.metrics.disentanglement.discrete_information import discretise, mutual_information
 
+MOST_CODES = 1000
+"""More have more than a million pairs, which take minutes to count."""
 _LEAST_EIGENVALUE = 1e-10
 
 
@@ -47,7 +49,7 @@ def total_correlation(codes: Any) -> float:
     if eigenvalues[0] < _LEAST_EIGENVALUE + rounding:
         raise ValueError(
             "codes have an infinite total correlation: one of them is a linear function of others, "
-            "as probabilities that sum to 1 are; leave it out"
+            "as probabilities that sum to 1 are"
         )
     return max(0.0, float(-np.log(eigenvalues).sum() / 2))
 
@@ -66,11 +68,17 @@ def pairwise_mutual_information(codes: Any, num_bins: int = NUM_BINS) -> float:
         In nats, at least 0, lower is better; 0 for a single code.
 
     Raises:
-        ValueError: If the codes are not finite or constant, or fewer than bins.
+        ValueError: If the codes are not finite or constant, have fewer rows than bins, or more than
+            1,000 columns.
     """
     check_counts(num_bins=num_bins)
-    bins = discretise(as_codes(codes, num_bins), num_bins)
-    if bins.shape[1] == 1:
+    rows = as_codes(codes, num_bins)
+    if rows.shape[1] == 1:
         return 0.0
+    if rows.shape[1] > MOST_CODES:
+        raise ValueError(
+            f"codes have {rows.shape[1]} columns, and pairs of up to {MOST_CODES} are counted"
+        )
+    bins = discretise(rows, num_bins)
     information = mutual_information(bins, bins)
     return float(information[~np.eye(len(information), dtype=bool)].mean())

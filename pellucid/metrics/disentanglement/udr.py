@@ -20,7 +20,10 @@ Correlation = Literal["lasso", "spearman"]
 LASSO_ALPHA = 0.1
 LEAST_KL = 0.01
 CODES_FILE = "codes.npz"
-"""In a run directory: ``codes`` (N, L), ``index`` (N,), and ``kl_per_latent`` (L,) where known."""
+"""In a run directory: ``codes`` (N, L), ``index`` (N,), ``image_mean`` (N,) of the pixels, and
+``kl_per_latent`` (L,) where known."""
+_LEAST_LIKENESS = 0.95
+"""Correlation of the means of images that are the same but for how they were normalised."""
 
 
 def udr(
@@ -102,11 +105,14 @@ def udr_spread(
         seed: Of the draws.
 
     Returns:
-        (M,) standard deviation of each model's figure.
+        (M,) standard deviation of each model's figure, over the draws that have one; NaN where
+        fewer than two have.
 
     Raises:
         ValueError: See :func:`udr`; or ``resamplings`` is below 2.
     """
+    if correlation not in get_args(Correlation):
+        raise ValueError(f"correlation must be lasso or spearman, got {correlation!r}")
     check_resamplings(resamplings)
     if not resamplings:
         raise ValueError("resamplings must be at least 2, got 0")
@@ -115,7 +121,12 @@ def udr_spread(
     for _ in range(resamplings):
         rows = rng.integers(len(tables[0]), size=len(tables[0]))
         drawn = [table[rows] for table in tables]
-        found.append(udr(drawn, kls, correlation=correlation, least_kl=least_kl))
+        try:
+            found.append(udr(drawn, kls, correlation=correlation, least_kl=least_kl))
+        except ValueError:  # One image alone, or the like: nothing varies.
+            continue
+    if len(found) < 2:
+        return np.full(len(tables), np.nan)
     return np.asarray(np.std(found, axis=0, ddof=1))
 
 
@@ -180,7 +191,8 @@ def udr_of_runs(
         By directory, as given.
 
     Raises:
-        ValueError: If a run has no ``codes.npz``, or no two images are in all of them.
+        ValueError: If a run has no ``codes.npz``, no two images are in all of them, or the images
+            of that number are others.
     """
     content = [_read(Path(directory)) for directory in directories]
     shared = content[0]["index"] if content else np.empty(0)
@@ -190,10 +202,19 @@ def udr_of_runs(
         raise ValueError(
             f"the runs share {len(shared)} test images; UDR compares runs on one split"
         )
-    codes = []
-    for each in content:
+    codes, means = [], []
+    for name, each in zip(directories, content, strict=True):
         order = np.argsort(each["index"])
-        codes.append(each["codes"][order[np.searchsorted(each["index"][order], shared)]])
+        rows = order[np.searchsorted(each["index"][order], shared)]
+        codes.append(each["codes"][rows])
+        # Of runs of earlier versions they are not known.
+        means += [(name, each["image_mean"][rows])] if "image_mean" in each else []
+    for name, mean in means[1:]:
+        if not _are_alike(means[0][1], mean):
+            raise ValueError(
+                f"{means[0][0]} and {name} were tested on other images; UDR compares runs on one "
+                "split"
+            )
     kl = [each.get("kl_per_latent") for each in content]
     options: dict[str, Any] = {"correlation": correlation, "least_kl": least_kl}
     found, spread = udr(codes, kl, **options), np.full(len(codes), np.nan)
@@ -203,6 +224,13 @@ def udr_of_runs(
         str(name): RunAgreement(float(value), float(std))
         for name, value, std in zip(directories, found, spread, strict=True)
     }
+
+
+def _are_alike(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Whether images are the same, by the means of their pixels."""
+    if not first.std() or not second.std():
+        return bool(np.allclose(first, second))
+    return bool(np.corrcoef(first, second)[0, 1] >= _LEAST_LIKENESS)
 
 
 def _read(directory: Path) -> dict[str, NDArray[Any]]:

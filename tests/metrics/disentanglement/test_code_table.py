@@ -1,8 +1,10 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from pellucid.metrics.disentanglement import (
     CodeTable,
@@ -155,10 +157,15 @@ def test_other_wrong_options():
         ScoreSettings(resamplings=1)
     for name, value, limit in (
         ("num_bins", 1, "at least 2, got 1"),
+        ("num_bins", 2.5, "a whole number, got 2.5"),
+        ("num_train", math.nan, "at least 1, got nan"),
+        ("seed", 0.5, "a whole number, got 0.5"),
+        ("dci_stages", 0, "at least 1, got 0"),
         ("factor_vae_rows", 1, "at least 2, got 1"),
         ("factor_vae_least_std", -1.0, "at least 0, got -1"),
-        ("active_variance", math.inf, "at least 0, got inf"),
-        ("sap_penalty", 0.0, "above 0, got 0"),
+        ("active_variance", math.inf, "finite, got inf"),
+        ("sap_penalty", 0.0, "greater than 0, got 0"),
+        ("logistic_penalty", math.inf, "finite, got inf"),
         ("irs_quantile", 1.5, r"in \(0, 1\], got 1.5"),
     ):
         with pytest.raises(ValueError, match=f"{name} must be {limit}"):
@@ -185,7 +192,7 @@ def test_the_suite_has_each_score_with_its_spread():
     assert not found.skipped
     assert found.samples["mig"] == {"rows": 400}
     assert found.samples["active_units"] == {"rows": 600}
-    batches = {"rows": 600, "train_batches": 400, "test_batches": 200}
+    batches = {"rows": 600, "train_batches": 400, "test_batches": 200, "variance_rows": 600}
     assert found.samples["factor_vae_score"] == batches
     redundant = score_table(make("redundant"), names=["total_correlation", "mig"])
     assert "infinite" in redundant.skipped["total_correlation"]
@@ -206,13 +213,29 @@ def test_each_setting_reaches_its_score():
         ("factor_vae_score", "factor_vae_rows", 3, factor_vae_score, "num_rows"),
         ("sap", "sap_penalty", 1e-5, sap, "penalty"),
         ("irs", "irs_quantile", 0.5, irs, "quantile"),
+        ("beta_vae_score", "logistic_penalty", 1e6, beta_vae_score, "penalty"),
+        ("explicitness", "logistic_penalty", 1e6, explicitness, "penalty"),
     ):
         found = score_table(table, ScoreSettings(**quick, **{name: value}), names=[key])
         counts = {"num_train": 400} | ({} if key == "irs" else {"num_test": 200})
         assert found.values[key] == score(table, **counts, **{option: value})
         assert found.values[key] != score(table, **counts)
-    found = score_table(table, ScoreSettings(**quick, active_variance=100.0))
+    found = score_table(
+        table, ScoreSettings(**quick, active_variance=100.0), names=["active_units"]
+    )
     assert found.values["active_units"] == 0
+    found = score_table(table, ScoreSettings(**quick, dci_stages=3), names=["dci"])
+    assert list(found.values.values()) == list(
+        dci(table, num_train=400, num_test=200, num_stages=3)[:3]
+    )
+
+
+def test_the_documented_settings_are_the_defaults():
+    page = Path(__file__).resolve().parents[3] / "docs" / "disentanglement.md"
+    block = page.read_text().partition("```text\nscores:\n")[2].partition("```")[0]
+    told = yaml.safe_load(block)
+    assert told.keys() - {"names", "layer"} == ScoreSettings().as_dict().keys()
+    assert {name: told[name] for name in ScoreSettings().as_dict()} == ScoreSettings().as_dict()
 
 
 def test_few_rows_are_divided_and_said():
@@ -235,12 +258,13 @@ def test_what_varies_by_rounding_alone_is_constant():
     found = score_table(CodeTable(codes, table.factors), quick)
     expected = score_table(CodeTable(constant, table.factors), quick)
     assert found.values == pytest.approx(expected.values)
-    # The last bit of float32 is kept.
-    single = 1e3 + np.arange(600, dtype=np.float32)[:, None] % 2 * np.float32(1e-4)
+    # A few values of float32 apart is kept.
+    single = 1e3 + np.arange(600, dtype=np.float32)[:, None] % 2 * np.float32(2e-3)
     assert len(np.unique(CodeTable(single, None).codes)) == 2
-    for scale in (1e-12, 1e-300):
+    last_bit = 1 + np.arange(600, dtype=np.float32)[:, None] % 2 * np.finfo(np.float32).eps
+    for rows in (last_bit, 1e3 + 1e-12 * table.codes, 1e-300 * table.codes):
         with pytest.raises(ValueError, match="codes are constant"):
-            CodeTable((scale > 1e-100) * 1e3 + scale * table.codes, table.factors)
+            CodeTable(rows, None)
 
 
 def test_codes_that_are_too_large_are_refused():
@@ -266,6 +290,28 @@ def test_udr_spread_is_over_images():
         udr_spread(codes, resamplings=0)
     with pytest.raises(ValueError, match="at least 2 models, got 1"):
         udr_spread(codes[:1])
+    with pytest.raises(ValueError, match="correlation must be lasso or spearman"):
+        udr_spread(codes, correlation="pearson")
+
+
+def test_udr_of_few_images_is_known_where_its_spread_may_not_be():
+    codes = [np.random.default_rng(seed).normal(size=(3, 2)) for seed in (0, 1)]
+    # With these draws one has the same image three times.
+    assert np.isnan(udr_spread(codes, correlation="spearman", resamplings=2, seed=0)).all()
+    found = udr_spread(codes, correlation="spearman", resamplings=30, seed=0)
+    assert (found > 0).all()
+
+
+def test_udr_refuses_runs_on_other_images(tmp_path):
+    codes, means = make("noisy").codes, np.random.default_rng(0).random((2, 600))
+    for number, mean in enumerate((means[0], 4 * means[0] - 2, means[1])):
+        (tmp_path / str(number)).mkdir()
+        content = {"codes": codes, "index": np.arange(600), "image_mean": mean}
+        np.savez(tmp_path / str(number) / "codes.npz", **content)
+    first, normalised, other = (tmp_path / str(number) for number in range(3))
+    assert len(udr_of_runs([first, normalised])) == 2
+    with pytest.raises(ValueError, match=r"0 and .*2 were tested on other images"):
+        udr_of_runs([first, other])
 
 
 def test_udr_of_runs(tmp_path):

@@ -323,6 +323,8 @@ def test_pairwise_mutual_information():
     binned = [np.digitize(c, np.histogram(c, 20)[1][:-1]) for c in table.codes.T]
     pairs = [mutual_info_score(binned[a], binned[b]) for a in range(3) for b in range(3) if a != b]
     assert pairwise_mutual_information(table.codes) == pytest.approx(np.mean(pairs), abs=1e-9)
+    with pytest.raises(ValueError, match="1001 columns, and pairs of up to 1000"):
+        pairwise_mutual_information(np.random.default_rng(0).random((30, 1001)))
 
 
 def test_kl_per_latent():

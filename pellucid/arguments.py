@@ -1,4 +1,4 @@
-"""Checks of numbers that models are made with."""
+"""Checks of numbers that models, losses and scores are made with."""
 
 import math
 
@@ -17,6 +17,13 @@ def check_positive(**arguments: float) -> None:
         if not value > 0:
             raise ValueError(f"{name} must be greater than 0, got {value}")
     _check_finite(arguments)
+
+
+def check_whole(**arguments: float) -> None:
+    """Raise a ``ValueError`` that names the first argument that is no whole number."""
+    for name, value in arguments.items():
+        if value != value // 1:
+            raise ValueError(f"{name} must be a whole number, got {value}")
 
 
 def _check_finite(arguments: dict[str, float]) -> None:
