@@ -17,7 +17,7 @@ TRAINER_COMMANDS = {
     "fit": "train a model",
     "run": "train, test the best checkpoint, write results.json and report.html",
     "validate": "measure a model on the validation split",
-    "test": "measure a model on the test split",
+    "test": "measure a model on the test split, write results.json",
     "predict": "write a model's scores of the test split to predictions.csv",
 }
 COMMANDS = {

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pellucid import __version__
 from pellucid.callbacks import Stopwatch
@@ -29,7 +30,7 @@ def write_results(
         directory: The run; its ``config.yaml`` is there already.
         cli: The options, model and data of the run.
         metrics: Figures by ``stage/name``, in SI units or fractions.
-        stopwatch: What the fit took.
+        stopwatch: What the fit took; nothing, if there was none.
     """
     config = (directory / "config.yaml").read_bytes()
     results = {
@@ -38,24 +39,31 @@ def write_results(
         "data": class_path(cli.datamodule),
         "weights": _weights(cli),
         "seed": cli.config.seed_everything,
-        # JSON has no NaN, and a figure that is none says nothing.
-        "metrics": {
-            k: v if v == v and abs(v) != float("inf") else None for k, v in metrics.items()
-        },
+        "metrics": dict(metrics),
         "metrics_layer": cli.model.unit_metrics.layer,
         "scores": cli.model.code_scores.report(),
         "maps": cli.model.map_metrics.report(),
         "judge": cli.model.judge_report() if isinstance(cli.model, JudgedGenerator) else None,
         "skipped": cli.model.skipped_metrics,
-        "fit_seconds": stopwatch.seconds,
+        "fit_seconds": stopwatch.seconds or None,
         "images_per_second": stopwatch.images_per_second,
         "parameters": sum(parameter.numel() for parameter in cli.model.parameters()),
         "versions": versions(),
         "config_sha256": hashlib.sha256(config).hexdigest(),
     }
     path = directory / "results.json"
-    path.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    text = json.dumps(_without_nan(results), indent=2, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
     return path
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None for numbers that are none: JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _weights(cli: "PellucidCLI") -> dict[str, object] | None:

@@ -223,7 +223,11 @@ class Run:
         self._measure("validate")
 
     def _test(self) -> None:
-        self._measure("test")
+        figures = self._measure("test")
+        if self.trainer.is_global_zero:
+            self.cli.model.code_scores.save(self.directory)
+            path = write_results(self.directory, self.cli, figures, self.stopwatch)
+            self._say(f"results: {path}")
 
     def _measure(self, how: str) -> dict[str, float]:
         self._warn_of_devices()

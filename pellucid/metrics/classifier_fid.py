@@ -14,6 +14,7 @@ from pellucid.metrics.resampling import (
     RESAMPLINGS,
     Resampled,
     check_resamplings,
+    deviation,
     resampling_weights,
 )
 
@@ -106,14 +107,14 @@ class ClassifierFID(Metric, Resampled):
                 squares.add_((exact.T * weight) @ exact)
 
     def compute(self) -> Tensor:
-        """The distance; NaN with fewer than two images of a kind."""
+        """The distance; NaN with fewer than two images of a kind, or where features are none."""
         return self._distance(0)
 
     def spread(self) -> float:
         """See :meth:`Resampled.spread`."""
         with self.sync_context():
             drawn = [self._distance(1 + number) for number in range(self.resamplings)]
-        return float(torch.stack(drawn).std()) if drawn else float("nan")
+        return deviation(torch.stack(drawn)) if drawn else float("nan")
 
     def sample_sizes(self) -> dict[str, int]:
         """See :meth:`Resampled.sample_sizes`."""
@@ -125,7 +126,10 @@ class ClassifierFID(Metric, Resampled):
         counts = [getattr(self, f"{kind}_count")[sample] for kind in ("real", "generated")]
         if min(counts) < 2:
             return torch.full((), torch.nan, dtype=torch.float64, device=self.device)
-        return frechet_distance(*self._moments("real", sample), *self._moments("generated", sample))
+        moments = (*self._moments("real", sample), *self._moments("generated", sample))
+        if not all(bool(moment.isfinite().all()) for moment in moments):
+            return torch.full((), torch.nan, dtype=torch.float64, device=self.device)
+        return frechet_distance(*moments)
 
     def _moments(self, kind: str, sample: int) -> tuple[Tensor, Tensor]:
         """Mean and covariance."""

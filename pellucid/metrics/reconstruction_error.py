@@ -12,6 +12,7 @@ from pellucid.metrics.resampling import (
     RESAMPLINGS,
     Resampled,
     check_resamplings,
+    deviation,
     resampling_weights,
 )
 
@@ -66,8 +67,7 @@ class ReconstructionError(Metric, Resampled):
     def spread(self) -> float:
         """See :meth:`Resampled.spread`."""
         with self.sync_context():
-            means = self.total[1:] / self.count[1:]
-        return float(means.std()) if self.resamplings else float("nan")
+            return deviation(self.total[1:] / self.count[1:])
 
     def sample_sizes(self) -> dict[str, int]:
         """See :meth:`Resampled.sample_sizes`."""

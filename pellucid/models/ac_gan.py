@@ -141,10 +141,12 @@ class ACGAN(AdversarialGenerator):
         """The losses on fresh images, the classes of real ones, and what the judge says."""
         real, drawn = self.pixels(batch), self.evaluation_codes(batch)
         generated = self.draw(drawn)
+        label = drawn.categories[:, 0]
+        # The real images last: a layer whose output is scored tells of what it saw last.
         features, of_real = self.trunk(generated), self.trunk(real)
-        outputs = self.game(of_real, features)
-        scores, label = self.classifier(of_real).float(), drawn.categories[:, 0]
         known = categorical_information(self.classifier(features), label)
+        scores = self.classifier(of_real).float()
+        outputs = self.game(of_real, features)
         outputs |= {"scores": scores, "codes": scores.softmax(1), "drawn_label": label}
         outputs["classification_loss"] = F.cross_entropy(scores, batch["label"])
         outputs["categorical_information"] = known

@@ -260,6 +260,7 @@ class InfoGAN(AdversarialGenerator):
         """The losses on fresh images, the codes of the real ones, and what the judge says."""
         real, drawn = self.pixels(batch), self.evaluation_codes(batch)
         generated = self.draw(drawn)
+        # The real images last: a layer whose output is scored tells of what it saw last.
         features = self.trunk(generated)
         outputs = self.game(self.trunk(real), features)
         known, information = self.known(self.q(features), drawn)

@@ -59,6 +59,13 @@ def test_fewer_than_two_images_are_nan():
     assert metric.compute().isnan()
 
 
+def test_features_that_are_not_finite_are_nan():
+    metric = ClassifierFID(2)
+    metric.update(torch.randn(9, 2), torch.full((9, 2), math.inf))
+    assert metric.compute().isnan()
+    assert math.isnan(metric.spread())
+
+
 def test_states_do_not_grow():
     metric = ClassifierFID(4)
     metric.update(features(10), features(10))

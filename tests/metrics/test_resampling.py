@@ -50,6 +50,11 @@ def test_reconstruction_error_and_its_spread():
     assert again.spread() == metric.spread()
     metric.reset()
     assert math.isnan(metric.spread())
+    # Of two images one set in seven is empty, and has no error.
+    few = ReconstructionError(resamplings=60)
+    few.update(torch.tensor([1.0, 2.0]))
+    assert float(few.count[1:].min()) == 0
+    assert 0.2 < few.spread() < 0.5
     without = ReconstructionError(resamplings=0)
     without.update(errors())
     assert math.isnan(without.spread())

@@ -6,6 +6,7 @@ import math
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -328,17 +329,23 @@ def test_a_whole_run_is_judged(name, judge, tmp_path):
         | set(CODE_ERRORS),
     }[name]
     scores, count = results["scores"], TinyData().length
+    ones = set() if name == "GAN" else {"active_units", "pairwise_mutual_information"}
     for table in ("values", "std", "samples"):
-        assert own <= scores[table].keys()
-    assert own == scores["values"].keys() or "codes" in scores
+        assert scores[table].keys() == own | ones
+    assert (scores["codes"] is None) == (name == "GAN")
     assert scores["samples"]["classifier_fid"] == dict.fromkeys(
         ("real_images", "generated_images"), count
     )
     for key in own:
         assert scores["values"][key] == pytest.approx(results["metrics"][f"test/{key}"])
-        assert scores["std"][key] >= 0
         assert key == "classifier_fid" or scores["samples"][key] == {"images": count}
     assert scores["std"]["classifier_fid"] > 0
+    # A test alone tells the same.
+    (again,) = (tmp_path / "judged").glob("*/*/results.json")
+    tested = json.loads(again.read_text())
+    assert tested["scores"]["std"] == pytest.approx(scores["std"], rel=1e-4)
+    assert tested["judge"]["sha256"] == told["sha256"]
+    assert tested["fit_seconds"] is None
     if name == "GAN":
         assert results["skipped"]["reconstruction_error"].endswith("and GAN reads none")
     if name == "ACGAN":
@@ -360,6 +367,39 @@ def figures_of_test(run: Path, checkpoint: Path, root: Path) -> dict[str, float]
     text = (only_run(root) / "metrics.csv").read_text().strip().splitlines()
     names, values = text[0].split(","), text[-1].split(",")
     return {n: float(v) for n, v in zip(names, values, strict=True) if v}
+
+
+@pytest.mark.parametrize(("name", "layer"), [("ACGAN", "classifier"), ("InfoGAN", "q")])
+def test_a_layer_that_sees_drawn_images_too_is_scored_on_real_ones(name, layer, tmp_path):
+    class_path, more = CLASSES[name]
+    config = write_config(tmp_path, CONFIG.format(class_path=class_path, more=more))
+    assert call("run", "--config", config, "--run_root", tmp_path, "--scores.layer", layer) == 0
+    run = only_run(tmp_path)
+    kind = type(make(name))
+    model = kind.load_from_checkpoint(run / "checkpoints/best.ckpt", weights_only=True).eval()
+    batch = next(iter(TinyData(image_size=32).dataloader("test")))
+    with torch.no_grad():
+        seen = model.trunk(model.pixels(batch))
+        expected = getattr(model, layer)(seen)
+    with np.load(run / "codes.npz") as content:
+        rows = np.searchsorted(content["index"], batch["index"].numpy())
+        np.testing.assert_allclose(content["codes"][rows], expected, rtol=1e-4, atol=1e-5)
+        means = batch["image"].mean((1, 2, 3))
+        np.testing.assert_allclose(content["image_mean"][rows], means, rtol=1e-5, atol=1e-6)
+
+
+def test_a_generator_that_has_diverged_is_reported(judge, tmp_path):
+    class_path, more = CLASSES["InfoGAN"]
+    text = CONFIG.format(class_path=class_path, more=f"{more}, lr: 1.0e+30")
+    words = ["run", "--config", write_config(tmp_path, text), "--run_root", tmp_path]
+    assert call(*words, "--model.judge", judge, "--trainer.limit_train_batches=1") == 0
+    run = only_run(tmp_path)
+    results = json.loads((run / "results.json").read_text())
+    for figures in (results["scores"]["values"], results["metrics"]):
+        broken = [key for key, value in figures.items() if value is None]
+        assert any(key.endswith("classifier_fid") for key in broken)
+    assert "classifier_fid" not in results["scores"]["std"]
+    assert (run / "report.html").is_file()
 
 
 def test_without_a_judge_the_reason_is_told(tmp_path, capsys):
