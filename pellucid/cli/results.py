@@ -2,18 +2,18 @@
 
 import hashlib
 import json
-import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pellucid import __version__
 from pellucid.callbacks import Stopwatch
 from pellucid.checkpoint import class_path
 from pellucid.models.judged import JudgedGenerator
+from pellucid.report.unit_figures import without_nan
 
 if TYPE_CHECKING:
     from pellucid.cli.options import PellucidCLI
@@ -52,18 +52,9 @@ def write_results(
         "config_sha256": hashlib.sha256(config).hexdigest(),
     }
     path = directory / "results.json"
-    text = json.dumps(_without_nan(results), indent=2, allow_nan=False)
+    text = json.dumps(without_nan(results), indent=2, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
     return path
-
-
-def _without_nan(value: Any) -> Any:
-    """The same with None for numbers that are none: JSON has no NaN."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _weights(cli: "PellucidCLI") -> dict[str, object] | None:

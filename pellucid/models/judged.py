@@ -86,18 +86,16 @@ class JudgedGenerator(InterpretableModel):
     def make_metrics(self, data: Any, stage: Stage) -> Mapping[str, Metric]:
         """See :meth:`InterpretableModel.make_metrics`."""
         metrics = dict(super().make_metrics(data, stage))
+        resampling = self.code_scores.resampling(stage)
         if self._judge is None:
             self.skipped_metrics["classifier_fid"] = NO_JUDGE
         elif self.judges(stage):
-            metrics["classifier_fid"] = ClassifierFID(
-                self._judge.num_features, **self.code_scores.resampling(stage)
-            )
+            metrics["classifier_fid"] = ClassifierFID(self._judge.num_features, **resampling)
         if not self.reconstructs:
             self.skipped_metrics["reconstruction_error"] = (
                 f"needs a code of each image, and {type(self).__name__} reads none"
             )
         elif stage != "train":
-            resampling = self.code_scores.resampling(stage)
             metrics["reconstruction_error"] = ReconstructionError(**resampling)
         return metrics
 

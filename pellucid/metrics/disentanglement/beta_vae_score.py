@@ -8,13 +8,13 @@ descent, so that its figures are not comparable to the last digit.)
 
 import numpy as np
 
+from pellucid.arguments import check_at_least
 from pellucid.metrics.disentanglement.code_table import (
     NUM_TEST,
     NUM_TRAIN,
     CodeTable,
     Floats,
     Integers,
-    check_counts,
     need_rows,
 )
 from pellucid.metrics.disentanglement.logistic_regression import (
@@ -39,9 +39,9 @@ def beta_vae_score(
     """beta-VAE metric: whether a linear classifier can tell which factor pairs of images share.
 
     A point is the mean of ``|z1 - z2|`` over ``batch_size`` pairs of images that share one factor;
-    logistic regression (scikit-learn's: an L2 penalty, at most 100 steps) tells
-    which, and the score is its accuracy. A dead code's difference is about 0 whatever is shared,
-    and the classifier has no use for it.
+    logistic regression (scikit-learn's: an L2 penalty, at most 100 steps) tells which, and the
+    score is its accuracy. A dead code's difference is about 0 whatever is shared, and the
+    classifier has no use for it.
 
     Args:
         table: Codes and factors, at least two that vary.
@@ -58,7 +58,7 @@ def beta_vae_score(
         ValueError: If an option is out of range, there are fewer rows than pairs in a point, or one
             factor.
     """
-    check_counts(num_train=num_train, num_test=num_test, batch_size=batch_size)
+    check_at_least(1, num_train=num_train, num_test=num_test, batch_size=batch_size)
     need_rows(len(table), batch_size)
     if table.num_factors < 2:
         raise ValueError("beta_vae_score needs at least 2 factors that vary, got 1")

@@ -81,13 +81,6 @@ def need_rows(rows: int, least: int) -> None:
         raise ValueError(f"codes have {rows} rows, and at least {least} are needed: give more")
 
 
-def check_counts(**counts: int) -> None:
-    """Raise a ``ValueError`` that names the first count below 1."""
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-
-
 class CodeTable:
     """What an encoder gives for ``N`` images, beside their factors.
 

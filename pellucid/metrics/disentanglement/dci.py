@@ -9,13 +9,13 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from pellucid.arguments import check_at_least
 from pellucid.metrics.disentanglement.boosting import NUM_STAGES, fit_boosted_trees
 from pellucid.metrics.disentanglement.code_table import (
     NUM_TEST,
     NUM_TRAIN,
     CodeTable,
     Floats,
-    check_counts,
     need_rows,
 )
 
@@ -73,7 +73,7 @@ def dci(
     Raises:
         ValueError: If an option is out of range, or there are fewer than 30 rows.
     """
-    check_counts(num_train=num_train, num_test=num_test, num_stages=num_stages)
+    check_at_least(1, num_train=num_train, num_test=num_test, num_stages=num_stages)
     need_rows(len(table), LEAST_ROWS)
     if booster not in get_args(Booster):
         raise ValueError(f"booster must be histogram or exact, got {booster!r}")

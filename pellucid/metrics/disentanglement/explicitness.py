@@ -7,13 +7,13 @@ Source: Ridgeway, Mozer, *Learning Deep Disentangled Embeddings with the F-Stati
 import numpy as np
 from scipy.stats import rankdata
 
+from pellucid.arguments import check_at_least
 from pellucid.metrics.disentanglement.code_table import (
     NUM_TEST,
     NUM_TRAIN,
     CodeTable,
     Floats,
     Integers,
-    check_counts,
     need_rows,
 )
 from pellucid.metrics.disentanglement.logistic_regression import (
@@ -55,7 +55,7 @@ def explicitness(
         ValueError: If an option is out of range, there are fewer than 30 rows, or each factor has
             one value in the rows of a part.
     """
-    check_counts(num_train=num_train, num_test=num_test)
+    check_at_least(1, num_train=num_train, num_test=num_test)
     need_rows(len(table), LEAST_ROWS)
     train, test = table.split(num_train, num_test, np.random.default_rng(seed))
     mean, std = table.codes[train].mean(0), table.codes[train].std(0)

@@ -7,12 +7,12 @@ appendix B, with the sample sizes of Locatello et al., ICML 2019.
 import numpy as np
 from numpy.typing import NDArray
 
+from pellucid.arguments import check_at_least
 from pellucid.metrics.disentanglement.code_table import (
     NUM_TEST,
     NUM_TRAIN,
     CodeTable,
     Integers,
-    check_counts,
     need_rows,
 )
 
@@ -58,10 +58,9 @@ def factor_vae_score(
     Raises:
         ValueError: If an option is out of range, or there are fewer rows than in a batch.
     """
-    check_counts(num_train=num_train, num_test=num_test)
-    for name, value in (("batch_size", batch_size), ("num_rows", num_rows)):
-        if value < 2:
-            raise ValueError(f"{name} must be at least 2, got {value}: one has no variance")
+    check_at_least(1, num_train=num_train, num_test=num_test)
+    # One has no variance.
+    check_at_least(2, batch_size=batch_size, num_rows=num_rows)
     need_rows(len(table), batch_size)
     if least_std < 0:
         raise ValueError(f"least_std must be at least 0, got {least_std}; usual is {LEAST_STD}")

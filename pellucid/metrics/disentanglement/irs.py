@@ -7,11 +7,11 @@ al., ICML 2019.
 
 import numpy as np
 
+from pellucid.arguments import check_at_least
 from pellucid.metrics.disentanglement.code_table import (
     NUM_BINS,
     NUM_TRAIN,
     CodeTable,
-    check_counts,
     equal_width_bins,
     is_active,
     need_rows,
@@ -48,7 +48,7 @@ def irs(
     Raises:
         ValueError: If an option is out of range, or there are fewer rows than bins.
     """
-    check_counts(num_train=num_train, num_bins=num_bins)
+    check_at_least(1, num_train=num_train, num_bins=num_bins)
     need_rows(len(table), num_bins)
     if not 0 < quantile <= 1:
         raise ValueError(f"quantile must be in (0, 1], got {quantile}; usual is {QUANTILE}")

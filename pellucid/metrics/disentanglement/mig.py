@@ -8,11 +8,11 @@ Representations*, ICML 2019.
 
 import numpy as np
 
+from pellucid.arguments import check_at_least
 from pellucid.metrics.disentanglement.code_table import (
     NUM_BINS,
     NUM_TRAIN,
     CodeTable,
-    check_counts,
     need_rows,
 )
 from pellucid.metrics.disentanglement.discrete_information import (
@@ -45,7 +45,7 @@ def mig(
         ValueError: If an option is out of range, there are fewer rows than bins, or a factor has
             one value in all that are looked at.
     """
-    check_counts(num_train=num_train, num_bins=num_bins)
+    check_at_least(1, num_train=num_train, num_bins=num_bins)
     need_rows(len(table), num_bins)
     rows = table.rows(num_train, np.random.default_rng(seed))
     values = table.values[rows]

@@ -7,11 +7,11 @@ Source: Ridgeway, Mozer, *Learning Deep Disentangled Embeddings with the F-Stati
 
 import numpy as np
 
+from pellucid.arguments import check_at_least
 from pellucid.metrics.disentanglement.code_table import (
     NUM_BINS,
     NUM_TRAIN,
     CodeTable,
-    check_counts,
     need_rows,
 )
 from pellucid.metrics.disentanglement.discrete_information import discretise, mutual_information
@@ -40,7 +40,7 @@ def modularity(
     Raises:
         ValueError: If an option is out of range, there are fewer rows than bins, or one factor.
     """
-    check_counts(num_train=num_train, num_bins=num_bins)
+    check_at_least(1, num_train=num_train, num_bins=num_bins)
     need_rows(len(table), num_bins)
     if table.num_factors < 2:
         raise ValueError("modularity needs at least 2 factors that vary, got 1")

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pellucid.arguments import check_at_least
 from pellucid.metrics.disentanglement.code_table import (
     NUM_TEST,
     NUM_TRAIN,
     CodeTable,
     Floats,
     Integers,
-    check_counts,
     is_active,
     need_rows,
 )
@@ -59,7 +59,7 @@ def sap(
     Raises:
         ValueError: If an option is out of range, there are fewer than 30 rows, or one code.
     """
-    check_counts(num_train=num_train, num_test=num_test)
+    check_at_least(1, num_train=num_train, num_test=num_test)
     need_rows(len(table), LEAST_ROWS)
     if not penalty > 0:
         raise ValueError(f"penalty must be above 0, got {penalty}; usual is {PENALTY}")

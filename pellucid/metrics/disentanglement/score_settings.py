@@ -61,7 +61,7 @@ class ScoreSettings:
         given = self.as_dict()
         counts = "num_train", "num_test", "dci_stages"
         pairs = "num_bins", "batch_size", "factor_vae_rows"
-        zeros = "factor_vae_least_std", "active_variance", "seed", "resamplings"
+        zeros = "factor_vae_least_std", "active_variance", "seed"
         for least, names in ((1, counts), (2, pairs), (0, zeros)):
             check_at_least(least, **{name: given[name] for name in names})
         check_whole(**{name: given[name] for name in (*counts, *pairs, "seed", "resamplings")})

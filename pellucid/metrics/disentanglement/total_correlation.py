@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from pellucid.arguments import check_at_least
 from pellucid.metrics.disentanglement.code_table import (
     NUM_BINS,
     as_codes,
-    check_counts,
     is_active,
 )
 from pellucid.metrics.disentanglement.discrete_information import discretise, mutual_information
@@ -71,7 +71,7 @@ def pairwise_mutual_information(codes: Any, num_bins: int = NUM_BINS) -> float:
         ValueError: If the codes are not finite or constant, have fewer rows than bins, or more than
             1,000 columns.
     """
-    check_counts(num_bins=num_bins)
+    check_at_least(1, num_bins=num_bins)
     rows = as_codes(codes, num_bins)
     if rows.shape[1] == 1:
         return 0.0

@@ -57,9 +57,7 @@ def udr(
     Raises:
         ValueError: If there are fewer than two models, rows differ, or codes are wrong.
     """
-    if correlation not in get_args(Correlation):
-        raise ValueError(f"correlation must be lasso or spearman, got {correlation!r}")
-    tables, kls = _checked(codes, kl_per_latent)
+    tables, kls = _checked(codes, kl_per_latent, correlation)
     active = [_standardised(*pair, least_kl) for pair in zip(tables, kls, strict=True)]
     agreement = np.full((len(active),) * 2, np.nan)
     for i, first in enumerate(active):
@@ -70,9 +68,11 @@ def udr(
 
 
 def _checked(
-    codes: Sequence[Any], kl_per_latent: Sequence[Any | None] | None
+    codes: Sequence[Any], kl_per_latent: Sequence[Any | None] | None, correlation: Correlation
 ) -> tuple[list[Floats], list[Any | None]]:
     """The codes of at least two models for the same images, and the KL of each model's."""
+    if correlation not in get_args(Correlation):
+        raise ValueError(f"correlation must be lasso or spearman, got {correlation!r}")
     if len(codes) < 2:
         raise ValueError(f"udr needs codes of at least 2 models, got {len(codes)}")
     kls = [None] * len(codes) if kl_per_latent is None else list(kl_per_latent)
@@ -111,13 +111,11 @@ def udr_spread(
     Raises:
         ValueError: See :func:`udr`; or ``resamplings`` is below 2.
     """
-    if correlation not in get_args(Correlation):
-        raise ValueError(f"correlation must be lasso or spearman, got {correlation!r}")
     check_resamplings(resamplings)
     if not resamplings:
         raise ValueError("resamplings must be at least 2, got 0")
     rng, found = np.random.default_rng(seed), []
-    tables, kls = _checked(codes, kl_per_latent)
+    tables, kls = _checked(codes, kl_per_latent, correlation)
     for _ in range(resamplings):
         rows = rng.integers(len(tables[0]), size=len(tables[0]))
         drawn = [table[rows] for table in tables]
