@@ -44,6 +44,7 @@ class BetaTCVAE(VAE):
         traversal_steps: At so many values.
         judge: See :class:`VAE`.
         updates_per_batch: See :class:`VAE`.
+        restart_step: See :class:`VAE`.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -68,6 +69,7 @@ class BetaTCVAE(VAE):
         traversal_steps: int = 11,
         judge: str = "none",
         updates_per_batch: int = 1,
+        restart_step: int = 0,
     ) -> None:
         check_at_least(0, alpha=alpha, beta=beta, gamma=gamma)
         if dataset_size is not None and dataset_size < 1:
@@ -87,6 +89,7 @@ class BetaTCVAE(VAE):
             traversal_steps,
             judge,
             updates_per_batch,
+            restart_step,
         )
         self.save_hyperparameters()
         self.alpha, self.beta, self.gamma = alpha, beta, gamma

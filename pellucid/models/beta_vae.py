@@ -67,6 +67,7 @@ class BetaVAE(VAE):
         traversal_steps: At so many values.
         judge: See :class:`VAE`.
         updates_per_batch: See :class:`VAE`.
+        restart_step: See :class:`VAE`.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -95,6 +96,7 @@ class BetaVAE(VAE):
         traversal_steps: int = 11,
         judge: str = "none",
         updates_per_batch: int = 1,
+        restart_step: int = 0,
     ) -> None:
         if objective not in get_args(Objective):
             raise ValueError(f"objective must be higgins or capacity, got {objective!r}")
@@ -115,6 +117,7 @@ class BetaVAE(VAE):
             traversal_steps,
             judge,
             updates_per_batch,
+            restart_step,
         )
         self.save_hyperparameters()
         self.objective, self.beta, self.gamma = objective, beta, gamma
@@ -125,8 +128,9 @@ class BetaVAE(VAE):
         at_first = torch.tensor(0.0 if warmup_steps else float(beta))
         self.register_buffer("rising_beta", at_first, persistent=False)
 
-    def before_update(self) -> None:
-        """Raise the capacity, or beta."""
+    def before_update(self, image: Tensor) -> None:
+        """Raise the capacity, or beta; see :meth:`VAE.before_update`."""
+        super().before_update(image)
         step = self.global_step
         if self.objective == "capacity":
             self.capacity.fill_(capacity_at(step, self.capacity_max, self.capacity_steps))

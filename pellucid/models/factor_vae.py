@@ -57,6 +57,7 @@ class FactorVAE(VAE, AdversarialModel):
         traversal_steps: At so many values.
         judge: See :class:`VAE`.
         updates_per_batch: See :class:`VAE`.
+        restart_step: See :class:`VAE`.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -65,6 +66,7 @@ class FactorVAE(VAE, AdversarialModel):
     monitor: ClassVar[str | None] = None
     objective: ClassVar[str] = "vae"
     counts_by_hand: ClassVar[bool] = True
+    steps_per_update: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -85,6 +87,7 @@ class FactorVAE(VAE, AdversarialModel):
         traversal_steps: int = 11,
         judge: str = "none",
         updates_per_batch: int = 1,
+        restart_step: int = 0,
     ) -> None:
         check_at_least(0, gamma=gamma)
         check_positive(discriminator_lr=discriminator_lr)
@@ -102,6 +105,7 @@ class FactorVAE(VAE, AdversarialModel):
             traversal_steps,
             judge,
             updates_per_batch,
+            restart_step,
         )
         self.save_hyperparameters()
         self.gamma, self.gradient_clip = gamma, gradient_clip
@@ -167,8 +171,10 @@ class FactorVAE(VAE, AdversarialModel):
 
     def step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """In training an update of both, else the figures of a VAE."""
-        if self.repeats and stage == "train":
-            return self.update_by_parts(batch["image"])
+        if stage == "train":
+            if self.repeats:
+                return self.update_by_parts(batch["image"])
+            self.before_update(batch["image"])
         return AdversarialModel.step(self, batch, stage)
 
     def bare_update(self, image: Tensor) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ class RepeatedUpdates:
     Args:
         update: Makes an update of images (size, C, H, W) on their device and gives its scalars,
             detached. It must not read from the device, and what it does may depend on tensors only.
-        before: Called before each update, to set such tensors.
+        before: Called before each update with its images, to set such tensors.
         optimizers: Those that ``update`` steps.
         size: Images of an update.
     """
@@ -32,7 +32,7 @@ class RepeatedUpdates:
     def __init__(
         self,
         update: Callable[[Tensor], dict[str, Tensor]],
-        before: Callable[[], None],
+        before: Callable[[Tensor], None],
         optimizers: Sequence[Optimizer],
         size: int,
     ) -> None:
@@ -62,7 +62,7 @@ class RepeatedUpdates:
             parts = parts[:-1]
         found, sizes = [], []
         for part in parts[:most]:
-            self.before()
+            self.before(part)
             # A replayed graph writes to the same place each time.
             found.append(self._of(part).clone())
             sizes.append(len(part))

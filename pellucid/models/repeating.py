@@ -45,8 +45,12 @@ class RepeatingModel(InterpretableModel):
         """Whether a fit with several updates of each batch is going on."""
         return self._repeated is not None
 
-    def before_update(self) -> None:
-        """What changes with the step, set before each update; whatever else of it is fixed."""
+    def before_update(self, image: Tensor) -> None:
+        """What changes with the step, set before each update; whatever else of it is fixed.
+
+        Args:
+            image: (B, C, H, W) of the update, as in a batch.
+        """
 
     @abstractmethod
     def bare_update(self, image: Tensor) -> dict[str, Tensor]:

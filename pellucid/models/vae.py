@@ -7,6 +7,7 @@ al., "Challenging Common Assumptions in the Unsupervised Learning of Disentangle
 ICML 2019, so that all models of the family differ in their objective alone.
 """
 
+import logging
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -26,6 +27,9 @@ from pellucid.models.layers.decoders import make_decoder
 from pellucid.models.layers.encoders import EncoderName, make_encoder
 from pellucid.models.layers.image_range import ImageRange, follow_the_data
 from pellucid.models.repeating import RepeatingModel
+from pellucid.models.silent_latents import restart_silent
+
+log = logging.getLogger(__name__)
 
 KL_MEMORY = 0.99
 """What the running KL of each latent keeps at a training step: it is of the last 100 or so, as a
@@ -86,6 +90,9 @@ class VAE(RepeatingModel, JudgedGenerator):
             than 1 makes training on a GPU many times faster, since updates are then replayed from a
             CUDA graph: with ``data.on_device`` and 100 of 64 images, ``data.batch_size`` is 6400.
             ``trainer.max_steps`` and schedules count updates as ever. For one device only.
+        restart_step: Training step at which latents that have fallen silent start anew, see
+            :func:`pellucid.models.silent_latents.restart_silent`, counted as ``trainer.max_steps``
+            are; 0: they stay silent, as published.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -93,6 +100,8 @@ class VAE(RepeatingModel, JudgedGenerator):
 
     monitor: ClassVar[str | None] = None
     tests_all: ClassVar[bool] = False
+    steps_per_update: ClassVar[int] = 1
+    """By how much an update of all weights raises ``global_step``."""
     running_kl: Tensor
     running_weight: Tensor
 
@@ -110,7 +119,9 @@ class VAE(RepeatingModel, JudgedGenerator):
         traversal_steps: int = 11,
         judge: str = "none",
         updates_per_batch: int = 1,
+        restart_step: int = 0,
     ) -> None:
+        check_at_least(0, restart_step=restart_step)
         check_at_least(1, num_latents=num_latents)
         check_at_least(2, traversal_steps=traversal_steps)
         check_positive(lr=lr, traversal_range=traversal_range)
@@ -118,7 +129,7 @@ class VAE(RepeatingModel, JudgedGenerator):
         self.save_hyperparameters()
         self.image_size, self.channels, self.num_codes = image_size, channels, num_latents
         self.lr, self.traversal_range, self.traversal_steps = lr, traversal_range, traversal_steps
-        self.judge_path = judge
+        self.judge_path, self.restart_step = judge, restart_step
         self.repeat_updates(updates_per_batch)
         self.encoder = make_encoder(encoder, image_size, channels, 2 * num_latents)
         self.decoder = make_decoder(decoder or encoder, image_size, channels, num_latents)
@@ -170,7 +181,7 @@ class VAE(RepeatingModel, JudgedGenerator):
         if stage == "train":
             if self.repeats:
                 return self.update_by_parts(batch["image"])
-            self.before_update()
+            self.before_update(batch["image"])
         image = self.image_range(batch["image"])
         bound = self.bound(image)
         outputs = {**self.criterion(bound), **self.figures(bound, stage)}
@@ -180,6 +191,14 @@ class VAE(RepeatingModel, JudgedGenerator):
         if self.judges(stage):
             outputs |= self.judged(image, self.draw(batch), stage)
         return outputs
+
+    def before_update(self, image: Tensor) -> None:
+        """Let silent latents start anew at ``restart_step``; see :class:`RepeatingModel`."""
+        due = 0 <= self.global_step - self.restart_step < self.steps_per_update
+        if self.restart_step and due:
+            pixels, optimizers = self.image_range(image), self.trainer.optimizers
+            latents = restart_silent(self.encoder, self.decoder, pixels, optimizers)
+            log.info("step %d: silent latents that start anew: %s", self.global_step, latents)
 
     def bare_update(self, image: Tensor) -> dict[str, Tensor]:
         """See :meth:`RepeatingModel.bare_update`."""

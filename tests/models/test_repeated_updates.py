@@ -23,9 +23,14 @@ CASES: dict[str, tuple[type[VAE], dict[str, Any]]] = {
     "vae": (VAE, {}),
     "capacity": (BetaVAE, {"objective": "capacity", "capacity_max": 5.0, "capacity_steps": 9}),
     "warm": (BetaVAE, {"warmup_steps": 7}),
+    "restart": (BetaVAE, {"restart_step": 6}),
     "tc": (BetaTCVAE, {"dataset_size": 40}),
     "stratified": (BetaTCVAE, {"dataset_size": 40, "estimator": "minibatch_stratified"}),
     "factor": (FactorVAE, {"discriminator_width": 8, "discriminator_layers": 1}),
+    "factor, restart": (
+        FactorVAE,
+        {"discriminator_width": 8, "discriminator_layers": 1, "restart_step": 12},
+    ),
     "clipped": (
         FactorVAE,
         {"discriminator_width": 8, "discriminator_layers": 1, "gradient_clip": 0.5},
@@ -229,7 +234,7 @@ def test_a_graph_is_taken_and_draws_new_noise():
         optimizer.step()
         return {"loss": loss.detach()}
 
-    repeated = RepeatedUpdates(update, lambda: None, [optimizer], 4)
+    repeated = RepeatedUpdates(update, lambda _: None, [optimizer], 4)
     for _ in range(WARM_UP + 4):
         seen.append(repeated(torch.ones(4, 1, 2, 2, device="cuda"))["loss"])
     assert repeated._graph is not None

@@ -1,0 +1,114 @@
+"""Silent latents start anew, and the others stay as they are."""
+
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from pellucid.models import vae
+from pellucid.models.layers.decoders import make_decoder
+from pellucid.models.layers.encoders import make_encoder
+from pellucid.models.silent_latents import restart_silent
+from tests.helpers import TinyData
+from tests.models.test_vae import make
+
+NETWORKS = {"burgess": 32, "locatello": 64, "infogan_mnist": 28, "mlp": 16}
+SILENT = [0, 3]
+
+
+def networks(name: Any) -> tuple[nn.Sequential, nn.Sequential, Tensor]:
+    """An encoder of four latents of which two are silent, its decoder, and images."""
+    torch.manual_seed(0)
+    encoder = make_encoder(name, NETWORKS[name], 1, 8)
+    decoder = make_decoder(name, NETWORKS[name], 1, 4)
+    with torch.no_grad():
+        for latent in range(4):
+            encoder[-1].weight[latent] *= 0.001 if latent in SILENT else 100
+        encoder[-1].bias.normal_()
+    blocks = torch.rand(50, 1, 4, 4).round()
+    return encoder, decoder, nn.functional.interpolate(blocks, size=NETWORKS[name])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_silent_latents_start_anew(name):
+    encoder, decoder, image = networks(name)
+    optimizer = Adam([*encoder.parameters(), *decoder.parameters()], fused=True)
+    decoder(encoder(image)[:, :4]).sum().backward()
+    optimizer.step()
+    remembered = [value for state in optimizer.state.values() for value in state.values()]
+    assert all(value.any() for value in remembered[:3])
+    with torch.no_grad():
+        before, weight = encoder(image).chunk(2, 1), decoder[0].weight.clone()
+
+    assert restart_silent(encoder, decoder, image, [optimizer]) == SILENT
+
+    with torch.no_grad():
+        mean, log_variance = encoder(image).chunk(2, 1)
+    torch.testing.assert_close(mean[:, SILENT].mean(0), torch.zeros(2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(mean[:, SILENT].std(0, correction=0), torch.ones(2))
+    assert not log_variance[:, SILENT].any()
+    assert abs(torch.corrcoef(mean[:, SILENT].T)[0, 1]) < 0.99
+    for now, then in zip((mean, log_variance), before, strict=True):
+        assert torch.equal(now[:, 1:3], then[:, 1:3])
+    read = decoder[0].weight
+    assert torch.equal(read[:, 1:3], weight[:, 1:3])
+    bound = (6 / sum(read.shape)) ** 0.5
+    assert read[:, SILENT].abs().max() <= bound
+    assert 0.5 * bound < read[:, SILENT].std() * 3**0.5 < 1.5 * bound
+    assert not torch.isclose(read[:, SILENT], weight[:, SILENT]).any(0).all()
+    # In place, as a graph has it.
+    now = [value for state in optimizer.state.values() for value in state.values()]
+    assert all(one is other for one, other in zip(now, remembered, strict=True))
+    assert not any(value.any() for value in now)
+
+    # They are heard now.
+    optimizer.state[encoder[-1].weight]["step"].fill_(1)
+    assert restart_silent(encoder, decoder, image, [optimizer]) == []
+    assert optimizer.state[encoder[-1].weight]["step"] == 1
+
+
+def test_an_encoder_that_is_constant_is_not_stretched_without_end():
+    encoder, decoder, image = networks("burgess")
+    assert restart_silent(encoder, decoder, image[:1].expand(5, -1, -1, -1), []) == [0, 1, 2, 3]
+    assert encoder[-1].weight.abs().max() < 100
+    assert encoder(image).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "found"),
+    [
+        ("vae", 0, []),
+        ("tcvae", 3, [3]),
+        ("capacity", 9, []),
+        ("factor", 4, [4]),
+        ("factor", 5, [6]),
+    ],
+)
+def test_the_step_at_which_they_do(name, step, found, monkeypatch):
+    model: Any = make(name, restart_step=step)
+    seen: list[int] = []
+
+    def restart(encoder: Any, decoder: Any, image: Tensor, optimizers: Any) -> list[int]:
+        assert image.min() >= 0
+        assert image.max() <= 1
+        assert encoder is model.encoder
+        assert decoder is model.decoder
+        assert list(optimizers) == model.trainer.optimizers
+        seen.append(model.global_step)
+        return []
+
+    monkeypatch.setattr(vae, "restart_silent", restart)
+    trainer = pl.Trainer(
+        max_epochs=2, limit_train_batches=4, limit_val_batches=0, accelerator="cpu", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(model, TinyData(length=32))
+    assert seen == found
+
+
+def test_a_negative_step_is_named():
+    with pytest.raises(ValueError, match="restart_step must be at least 0, got -1"):
+        make("vae", restart_step=-1)
