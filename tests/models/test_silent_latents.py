@@ -70,6 +70,26 @@ def test_silent_latents_start_anew(name):
     assert optimizer.state[encoder[-1].weight]["step"] == 1
 
 
+def restart_here() -> list[dict[str, Tensor]]:
+    encoder, decoder, image = networks("mlp")
+    rank = torch.distributed.get_rank()
+    torch.manual_seed(rank)
+    assert restart_silent(encoder, decoder, image.chunk(2)[rank], []) == SILENT
+    return [encoder.state_dict(), decoder.state_dict()]
+
+
+@pytest.mark.ddp
+def test_two_devices_draw_the_same(run_on_two):
+    first, second = run_on_two(restart_here)
+    encoder, decoder, image = networks("mlp")
+    torch.manual_seed(0)
+    restart_silent(encoder, decoder, image, [])
+    for one, other, whole in zip(first, second, (encoder, decoder), strict=True):
+        for key, wanted in whole.state_dict().items():
+            assert torch.equal(one[key], other[key])
+            torch.testing.assert_close(one[key], wanted, msg=key)
+
+
 def test_an_encoder_that_is_constant_is_not_stretched_without_end():
     encoder, decoder, image = networks("burgess")
     assert restart_silent(encoder, decoder, image[:1].expand(5, -1, -1, -1), []) == [0, 1, 2, 3]
