@@ -12,10 +12,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from einops import rearrange, repeat
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Adam
 
-from pellucid.arguments import check_at_least, check_positive
+from pellucid.arguments import check_at_least, check_positive, check_whole
 from pellucid.batch import Batch
 from pellucid.errors import UserError
 from pellucid.losses.kl_divergence import GaussianKL
@@ -27,7 +28,7 @@ from pellucid.models.layers.decoders import make_decoder
 from pellucid.models.layers.encoders import EncoderName, make_encoder
 from pellucid.models.layers.image_range import ImageRange, follow_the_data
 from pellucid.models.repeating import RepeatingModel
-from pellucid.models.silent_latents import restart_silent
+from pellucid.models.silent_latents import LEAST_IMAGES, restart_silent
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +92,9 @@ class VAE(RepeatingModel, JudgedGenerator):
             CUDA graph: with ``data.on_device`` and 100 of 64 images, ``data.batch_size`` is 6400.
             ``trainer.max_steps`` and schedules count updates as ever. For one device only.
         restart_step: Training step at which latents that have fallen silent start anew, see
-            :func:`pellucid.models.silent_latents.restart_silent`, counted as ``trainer.max_steps``
-            are; 0: they stay silent, as published.
+            :func:`pellucid.models.silent_latents.restart_silent`, and Adam forgets, counted as
+            ``trainer.max_steps`` are; 0: they stay silent, as published. They are judged by the
+            images of one update, of which there must be at least 8.
 
     Raises:
         ValueError: An argument is outside its range.
@@ -122,6 +124,7 @@ class VAE(RepeatingModel, JudgedGenerator):
         restart_step: int = 0,
     ) -> None:
         check_at_least(0, restart_step=restart_step)
+        check_whole(restart_step=restart_step)
         check_at_least(1, num_latents=num_latents)
         check_at_least(2, traversal_steps=traversal_steps)
         check_positive(lr=lr, traversal_range=traversal_range)
@@ -130,6 +133,7 @@ class VAE(RepeatingModel, JudgedGenerator):
         self.image_size, self.channels, self.num_codes = image_size, channels, num_latents
         self.lr, self.traversal_range, self.traversal_steps = lr, traversal_range, traversal_steps
         self.judge_path, self.restart_step = judge, restart_step
+        self._restarted: bool | None = None
         self.repeat_updates(updates_per_batch)
         self.encoder = make_encoder(encoder, image_size, channels, 2 * num_latents)
         self.decoder = make_decoder(decoder or encoder, image_size, channels, num_latents)
@@ -194,10 +198,18 @@ class VAE(RepeatingModel, JudgedGenerator):
 
     def before_update(self, image: Tensor) -> None:
         """Let silent latents start anew at ``restart_step``; see :class:`RepeatingModel`."""
-        due = 0 <= self.global_step - self.restart_step < self.steps_per_update
-        if self.restart_step and due:
-            pixels, optimizers = self.image_range(image), self.trainer.optimizers
-            latents = restart_silent(self.encoder, self.decoder, pixels, optimizers)
+        if not self.restart_step:
+            return
+        late = self.global_step - self.restart_step
+        if self._restarted is None:  # A resumed run may have done so.
+            self._restarted = late >= self.steps_per_update
+        few = len(image) * self.trainer.world_size < LEAST_IMAGES
+        if late < 0 or self._restarted or few:
+            return
+        pixels, optimizers = self.image_range(image), self.trainer.optimizers
+        latents = restart_silent(self.encoder, self.decoder, pixels, optimizers)
+        self._restarted = True
+        if self.trainer.is_global_zero:
             log.info("step %d: silent latents that start anew: %s", self.global_step, latents)
 
     def bare_update(self, image: Tensor) -> dict[str, Tensor]:
@@ -310,8 +322,8 @@ class VAE(RepeatingModel, JudgedGenerator):
         """Check that model and data are of one size, and take over how the data normalise.
 
         Raises:
-            UserError: The data's images are of another size than the model's, or the judge cannot
-                be read or used.
+            UserError: The data's images are of another size than the model's, the judge cannot be
+                read or used, or an update has too few images to judge latents by.
         """
         self.read_judge(self.channels, self.image_size)
         super().setup(stage)
@@ -325,7 +337,29 @@ class VAE(RepeatingModel, JudgedGenerator):
                 f"is {self.image_size}, but {type(data).__name__} makes images of {size} pixels: "
                 f"give --data.image_size {self.image_size}",
             )
+        images = getattr(data, "batch_size", LEAST_IMAGES * self.updates_per_batch)
+        images = images * self.trainer.world_size // self.updates_per_batch
+        if stage == "fit" and self.restart_step and images < LEAST_IMAGES:
+            raise UserError(
+                "model.restart_step",
+                f"judges latents by the images of one update, at least {LEAST_IMAGES}, got "
+                f"{images}: give a larger data.batch_size",
+            )
         self.image_range.use(data.mean, data.std)
+
+    def on_fit_start(self) -> None:
+        """See :meth:`RepeatingModel.on_fit_start`; a fit may be another's that was resumed."""
+        super().on_fit_start()
+        self._restarted = None
+
+    def on_train_end(self) -> None:
+        """Say so if the training ended before silent latents could start anew."""
+        super().on_train_end()
+        if self.global_step < self.restart_step + self.steps_per_update and self.restart_step:
+            rank_zero_warn(
+                f"model.restart_step {self.restart_step} was not reached: training ended at step "
+                f"{self.global_step}, and silent latents stayed so"
+            )
 
     def configure_optimizers(self) -> Any:
         """Adam."""

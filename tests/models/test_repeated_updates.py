@@ -67,9 +67,12 @@ def train(
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_weights_are_those_of_so_many_batches(name):
+def test_weights_are_those_of_so_many_batches(name, caplog):
+    caplog.set_level("INFO", "pellucid")
     one, whole = train(name, 1)
     many, cut = train(name, 5)
+    found = [text for text in caplog.messages if "start anew: [0, 1, 2]" in text]
+    assert len(found) == 2 * ("restart" in name)
     assert whole.global_step == cut.global_step == 10 * (1 + name.startswith(("factor", "clip")))
     for (key, want), got in zip(one.state_dict().items(), many.state_dict().values(), strict=True):
         assert torch.equal(want, got), key

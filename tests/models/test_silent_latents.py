@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
+from pellucid.errors import UserError
 from pellucid.models import vae
 from pellucid.models.layers.decoders import make_decoder
 from pellucid.models.layers.encoders import make_encoder
@@ -25,17 +26,19 @@ def networks(name: Any) -> tuple[nn.Sequential, nn.Sequential, Tensor]:
     encoder = make_encoder(name, NETWORKS[name], 1, 8)
     decoder = make_decoder(name, NETWORKS[name], 1, 4)
     with torch.no_grad():
-        for latent in range(4):
-            encoder[-1].weight[latent] *= 0.001 if latent in SILENT else 100
+        blocks = torch.rand(50, 1, 4, 4).round()
+        image = nn.functional.interpolate(blocks, size=NETWORKS[name])
+        variance = encoder(image)[:, :4].var(0, correction=0)
+        wanted = torch.tensor([0.0095, 0.0105, 2.0, 0.0001])
+        encoder[-1].weight[:4] *= (wanted / variance).sqrt()[:, None]
         encoder[-1].bias.normal_()
-    blocks = torch.rand(50, 1, 4, 4).round()
-    return encoder, decoder, nn.functional.interpolate(blocks, size=NETWORKS[name])
+    return encoder, decoder, image
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_silent_latents_start_anew(name):
     encoder, decoder, image = networks(name)
-    optimizer = Adam([*encoder.parameters(), *decoder.parameters()], fused=True)
+    optimizer = Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-9, fused=True)
     decoder(encoder(image)[:, :4]).sum().backward()
     optimizer.step()
     remembered = [value for state in optimizer.state.values() for value in state.values()]
@@ -97,12 +100,24 @@ def test_an_encoder_that_is_constant_is_not_stretched_without_end():
     assert encoder(image).isfinite().all()
 
 
+def fit(model: Any, images: int = 32, batch_size: int = 8, **options: Any) -> pl.Trainer:
+    """Two epochs."""
+    trainer = pl.Trainer(
+        max_epochs=2, limit_val_batches=0, accelerator="cpu", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        **options,
+    )  # fmt: skip
+    trainer.fit(model, TinyData(length=images, batch_size=batch_size))
+    return trainer
+
+
 @pytest.mark.parametrize(
     ("name", "step", "found"),
     [
         ("vae", 0, []),
         ("tcvae", 3, [3]),
-        ("capacity", 9, []),
+        ("beta", 1, [1]),
+        ("capacity", 7, [7]),
         ("factor", 4, [4]),
         ("factor", 5, [6]),
     ],
@@ -121,14 +136,54 @@ def test_the_step_at_which_they_do(name, step, found, monkeypatch):
         return []
 
     monkeypatch.setattr(vae, "restart_silent", restart)
-    trainer = pl.Trainer(
-        max_epochs=2, limit_train_batches=4, limit_val_batches=0, accelerator="cpu", logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    trainer.fit(model, TinyData(length=32))
+    fit(model)
     assert seen == found
 
 
-def test_a_negative_step_is_named():
-    with pytest.raises(ValueError, match="restart_step must be at least 0, got -1"):
-        make("vae", restart_step=-1)
+def restarts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Images that each call is given."""
+    seen: list[int] = []
+    monkeypatch.setattr(vae, "restart_silent", lambda _, __, image, ___: seen.append(len(image)))
+    return seen
+
+
+def test_a_step_of_several_batches_is_judged_once(monkeypatch):
+    seen = restarts(monkeypatch)
+    trainer = fit(make("vae", restart_step=2), accumulate_grad_batches=2)
+    assert trainer.global_step == 4
+    assert seen == [8]
+
+
+def test_a_last_batch_of_few_images_is_not_judged_by(monkeypatch):
+    seen = restarts(monkeypatch)
+    fit(make("vae", restart_step=2), images=20)  # Steps 2 and 5 have 4 images.
+    assert seen == [8]
+
+
+def test_updates_of_few_images_are_refused():
+    with pytest.raises(UserError, match="images of one update, at least 8, got 4: give a larger"):
+        fit(make("vae", restart_step=2), batch_size=4)
+
+
+@pytest.mark.parametrize("step", [8, 10**20])
+def test_a_step_that_is_not_reached_is_told(step):
+    with pytest.warns(UserWarning, match=f"{step} was not reached: training ended at step 8"):
+        fit(make("vae", restart_step=step))
+
+
+def test_half_precision_sees_the_new_weights():
+    model: Any = make("beta", restart_step=4, lr=1e-3, beta=0.0)
+    with torch.no_grad():
+        model.encoder[-1].weight[:4] *= 1e-3
+    fit(model, precision="bf16-mixed")
+    batch = next(iter(TinyData(length=32, batch_size=32).dataloader("train")))
+    variance = model.encode(model.image_range(batch["image"])).mean.var(0)
+    assert (variance > 0.2).all()
+
+
+@pytest.mark.parametrize(
+    ("step", "message"), [(-1, "must be at least 0, got -1"), (2.5, "must be a whole number")]
+)
+def test_a_wrong_step_is_named(step, message):
+    with pytest.raises(ValueError, match=f"restart_step {message}"):
+        make("vae", restart_step=step)
