@@ -355,9 +355,9 @@ class VAE(RepeatingModel, JudgedGenerator):
     def on_train_end(self) -> None:
         """Say so if the training ended before silent latents could start anew."""
         super().on_train_end()
-        if self.global_step < self.restart_step + self.steps_per_update and self.restart_step:
+        if self._restarted is False:
             rank_zero_warn(
-                f"model.restart_step {self.restart_step} was not reached: training ended at step "
+                f"model.restart_step {self.restart_step} did not come: training ended at step "
                 f"{self.global_step}, and silent latents stayed so"
             )
 

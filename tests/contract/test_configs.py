@@ -51,7 +51,7 @@ def small_birds(root: Path) -> list[str]:
 
 
 def small_sprites(root: Path) -> list[str]:
-    sizes = [f"--data.{split}_size=12" for split in ("train", "val", "test")]
+    sizes = [f"--data.{split}_size=16" for split in ("train", "val", "test")]
     return ["--data.image_size=64", *sizes]
 
 
@@ -105,8 +105,11 @@ def words_for(name: str, folder: Path) -> list[str]:
     data = class_of(content, "data")
     assert data in SMALL_DATA, f"SMALL_DATA does not say how to make {data} small"
     words = ["--config", name, *SMALL_DATA[data](folder / "data"), "--data.batch_size=4"]
-    if "weights" in content["model"].get("init_args", {}):
+    options = content["model"].get("init_args", {})
+    if "weights" in options:
         words.append("--model.weights=none")
+    if "restart_step" in options:
+        words += ["--model.restart_step=1", "--data.batch_size=8"]
     words += SMALL_MODEL.get(class_of(content, "model"), [])
     trainer = ["accelerator=cpu", "enable_progress_bar=false", "max_epochs=1"]
     trainer += ["limit_train_batches=2", "limit_val_batches=1"]

@@ -167,7 +167,7 @@ def test_updates_of_few_images_are_refused():
 
 @pytest.mark.parametrize("step", [8, 10**20])
 def test_a_step_that_is_not_reached_is_told(step):
-    with pytest.warns(UserWarning, match=f"{step} was not reached: training ended at step 8"):
+    with pytest.warns(UserWarning, match=f"{step} did not come: training ended at step 8"):
         fit(make("vae", restart_step=step))
 
 
