@@ -22,7 +22,8 @@ def test_categorical_bound_against_a_loop():
     for row, chosen in zip(logits.double().tolist(), category.tolist(), strict=True):
         total += row[chosen] - math.log(sum(math.exp(v) for v in row))
     expected = math.log(4) + total / 6
-    assert float(categorical_information(logits, category)) == pytest.approx(expected, rel=1e-5)
+    # The difference of two numbers of size one, at times a small one.
+    assert float(categorical_information(logits, category)) == pytest.approx(expected, abs=2e-6)
     assert CategoricalInformationLoss()(logits, category) == -categorical_information(
         logits, category
     )
